@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""JSON from strangers: parsed by orjson, refused when two readers could disagree.
+
+This module knows nothing of what a document means; image.manifest and
+image.config do.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from lxc_oci.errors import RefusedError
+
+# Every string token of a valid document, in order; group 1 is set where the string is a member's name.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?')
+
+
+def parse(raw: bytes, what: str) -> Any:
+    """Return the value of the JSON document `raw`; `what` names it in errors.
+
+    Raises RefusedError for anything that is not JSON (a BOM, NaN, unpaired surrogates and nesting
+    beyond orjson's 1024 included) and for duplicate member names, which orjson would resolve silently.
+    """
+    try:
+        value = orjson.loads(raw)
+    except (orjson.JSONDecodeError, RecursionError) as error:
+        raise RefusedError(f"{what} is not valid JSON: {error}") from error
+    if sum(1 for match in _STRING.finditer(raw) if match[1]) != _members(value):
+        raise RefusedError(f"{what} has duplicate JSON keys", "the document is ambiguous; ask the image's author")
+    return value
+
+
+def dump(value: Any) -> bytes:
+    """Return `value` as indented JSON with a final newline, for files that people may read."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def compact(value: Any) -> bytes:
+    """Return `value` as JSON on one line, keys sorted: the same value gives the same bytes."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _members(value: Any) -> int:
+    """Count the members of all objects in `value`, without recursion."""
+    count = 0
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    return count

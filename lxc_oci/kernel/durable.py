@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files that are whole or absent after a crash, and locks that die with their holder.
+
+Publishing is always: write to a private name, flush, rename, flush the directory.
+"""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lxc_oci.errors import UnavailableError
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """Write `content` to the end: os.write may write less.  Raises OSError."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_file(path: str, content: bytes, mode: int = 0o644) -> None:
+    """Replace `path` by a file with `content`, atomically and durably.
+
+    The temporary name lies beside it and starts with a dot.  Raises OSError, the temporary name removed.
+    """
+    directory, base = os.path.split(path)
+    temporary = os.path.join(directory, f".{base}.{os.getpid()}.tmp")
+    try:
+        os.unlink(temporary)
+    except FileNotFoundError:
+        pass
+    try:
+        fd = os.open(temporary, _NEW, 0o600)
+        try:
+            write_all(fd, content)
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
+        raise
+    sync_directory(directory)
+
+
+def sync_directory(path: str) -> None:
+    """Flush a directory, so that the names in it survive a power cut.  Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def lock(path: str, *, shared: bool = False, wait: bool = True, timeout: float | None = None) -> Iterator[int]:
+    """Hold flock(2) on `path`, which is created when missing and never unlinked.
+
+    The kernel frees it when the holder dies.  With wait=False, or after `timeout` seconds, raises
+    UnavailableError.  Yields the descriptor.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _acquire(fd, path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait, timeout)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _acquire(fd: int, path: str, operation: int, wait: bool, timeout: float | None) -> None:
+    if wait and timeout is None:
+        fcntl.flock(fd, operation)
+        return
+    end = time.monotonic() + (timeout or 0)
+    while True:
+        try:
+            fcntl.flock(fd, operation | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if not wait or time.monotonic() >= end:
+            raise UnavailableError(f"{path} is locked by another process", "wait until it has finished, then try again")
+        time.sleep(0.05)

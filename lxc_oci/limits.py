@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every ceiling that hostile input meets, in one place, with its reason.
+
+Each can be changed by the administrator: `name = value` lines in
+/etc/lxc-oci-py/limits.conf, then NAME=VALUE pairs separated by spaces in the
+environment variable LXC_OCI_PY_LIMITS.  Sizes are bytes, times are seconds.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+from lxc_oci.errors import UsageError
+
+LIMITS_FILE = "/etc/lxc-oci-py/limits.conf"
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Ceilings; the defaults follow containers/image and containerd where they have one."""
+
+    document_bytes: int = 4 * MIB  # manifest, index, config (containers/image iolimits)
+    token_bytes: int = 1 * MIB  # token and error bodies
+    user_database_bytes: int = 10 * MIB  # /etc/passwd and /etc/group of an image
+    index_depth: int = 4  # real images nest twice
+    index_documents: int = 32
+    layers: int = 500  # overlayfs stacks at most 500 lowers
+    layer_bytes: int = 64 * GIB  # uncompressed tar, sparse files counted at logical size
+    layer_ratio: int = 1000  # output to input, once ratio_floor_bytes are out
+    ratio_floor_bytes: int = 100 * MIB
+    zstd_window_log: int = 27  # 128 MiB, zstd's own default ceiling
+    entries: int = 2_000_000  # per layer
+    path_bytes: int = 4096  # PATH_MAX
+    path_depth: int = 1024
+    pax_bytes: int = 1 * MIB  # extended header of one entry (Go's limit)
+    environment_entries: int = 4096
+    environment_entry_bytes: int = 128 * 1024 - 1  # MAX_ARG_STRLEN of the kernel, NUL included
+    environment_bytes: int = 1 * MIB
+    argument_bytes: int = 128 * 1024 - 1
+    arguments_bytes: int = 1 * MIB
+    redirects: int = 10
+    retries: int = 5
+    retry_delay: int = 60  # the longest Retry-After that is waited for
+    connect_timeout: int = 10
+    idle_timeout: int = 30  # no byte for that long
+    minimum_rate: int = 1024  # bytes per second over rate_window
+    rate_window: int = 60
+    helper_timeout: int = 600  # a mount helper, mkfs.erofs, skopeo
+    helper_memory_bytes: int = 4 * GIB
+
+
+def load(environment: Mapping[str, str] | None = None, path: str = LIMITS_FILE) -> Limits:
+    """Return the defaults changed by the file and by LXC_OCI_PY_LIMITS.
+
+    Raises UsageError for an unknown name or a value that is not a positive integer.
+    """
+    environment = os.environ if environment is None else environment
+    words: list[tuple[str, str]] = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                line = line.partition("#")[0].strip()
+                if line:
+                    words.append((line, path))
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    words += [(word, "LXC_OCI_PY_LIMITS") for word in environment.get("LXC_OCI_PY_LIMITS", "").split()]
+    if not words:
+        return Limits()
+    known = {field.name for field in fields(Limits)}
+    changes: dict[str, int] = {}
+    for word, origin in words:
+        name, _, value = (part.strip() for part in word.partition("="))
+        if name not in known:
+            raise UsageError(f"{origin}: unknown limit {name!r}", "the limits are listed in lxc-oci-py(1)")
+        if not value.isascii() or not value.isdigit() or int(value) == 0:
+            raise UsageError(f"{origin}: {name} takes a positive integer, not {value!r}")
+        changes[name] = int(value)
+    return replace(Limits(), **changes)
