@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from types import TracebackType
+from typing import Self
 
 from lxc_oci.errors import RefusedError
 from lxc_oci.kernel import syscalls
@@ -31,7 +32,7 @@ class Root:
         """Open `path`, a directory of ours (not the image's), without following a last symbolic link."""
         return cls(os.open(path, _DIRECTORY))
 
-    def __enter__(self) -> "Root":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -161,9 +162,9 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
         return
     except FileNotFoundError:
         return
-    except (IsADirectoryError, PermissionError) as error:  # POSIX lets unlink of a directory give EPERM
+    except (IsADirectoryError, PermissionError):  # POSIX lets unlink of a directory give EPERM
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
-            raise error
+            raise
     device = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_dev
     # An explicit stack: the image decides how deep a tree is.  Descriptors are dropped and found again by
     # "..", checked by inode, so that depth costs no descriptors either.

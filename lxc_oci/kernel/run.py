@@ -6,16 +6,16 @@ descriptors, a time limit, and death with us: a helper outlives nobody.
 """
 
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lxc_oci.errors import UnavailableError, UnsupportedError
-from lxc_oci.kernel import syscalls
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SETPRIV = "/usr/bin/setpriv"
+_PRLIMIT = "/usr/bin/prlimit"
 CLEAN_ENVIRONMENT = {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
 
 
@@ -68,15 +68,18 @@ def run(
     group is killed) and UnsupportedError when it cannot be started.
     """
 
-    def prepare() -> None:
-        syscalls.set_parent_death_signal(signal.SIGKILL)
-        if memory is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    # util-linux's own programs set the limits: code of ours between fork and exec is unsafe with threads.
+    prefix = [_SETPRIV, "--pdeathsig", "KILL"]
+    if user is not None:
+        prefix += ["--reuid", str(user[0]), "--regid", str(user[1]), "--clear-groups", "--no-new-privs"]
+        prefix += ["--inh-caps", "-all", "--bounding-set", "-all"]
+    if memory is not None:
+        prefix += [_PRLIMIT, f"--as={memory}"]
 
     name = os.path.basename(os.fsdecode(argv[0]))
     try:
         process = subprocess.Popen(
-            argv,
+            [*prefix, *argv],
             stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -84,10 +87,6 @@ def run(
             cwd=cwd,
             pass_fds=pass_fds,
             start_new_session=True,
-            preexec_fn=prepare,
-            user=None if user is None else user[0],
-            group=None if user is None else user[1],
-            extra_groups=None if user is None else [],
         )
     except OSError as error:
         raise UnsupportedError(f"cannot start {name}: {error.strerror}") from error

@@ -59,9 +59,7 @@ def _oserror(name: str | bytes | None = None) -> OSError:
 def openat2(dir_fd: int, name: bytes, flags: int, mode: int, resolve: int) -> int:
     """openat2(2): return a new, close-on-exec file descriptor."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    fd: int = _syscall(
-        _NR_OPENAT2, ctypes.c_int(dir_fd), ctypes.c_char_p(name), ctypes.byref(how), ctypes.c_size_t(24)
-    )
+    fd: int = _syscall(_NR_OPENAT2, ctypes.c_int(dir_fd), ctypes.c_char_p(name), ctypes.byref(how), ctypes.c_size_t(24))
     if fd < 0:
         raise _oserror(name)
     return fd

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Manifests and indexes: typed, validated, and refused where two readers could disagree.
+
+Bytes come in verified; which platform's manifest is taken is decided here, what a
+layer means is not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lxc_oci import jsonio
+from lxc_oci.errors import AccessError, RefusedError
+from lxc_oci.image import mediatype
+from lxc_oci.image.digest import Digest
+from lxc_oci.image.platform import Platform
+from lxc_oci.limits import Limits
+
+_MAXIMUM_SIZE = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """image-spec descriptor.md: what a blob is, its digest, and its size in bytes."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
+    artifact_type: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """image-spec manifest.md, or Docker's schema 2."""
+
+    media_type: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    artifact_type: str = ""
+
+
+@dataclass(frozen=True)
+class Index:
+    """image-spec image-index.md, or Docker's manifest list."""
+
+    media_type: str
+    manifests: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse(raw: bytes, media_type: str, limits: Limits) -> Manifest | Index:
+    """Parse a manifest or an index that was announced as `media_type` ("" where nothing announced it).
+
+    Raises RefusedError: for a document with members of both kinds, compared without case as Go's decoder does
+    (CVE-2021-41190), a `mediaType` that differs from the announced one, Docker's schema 1, wrong types, too many
+    layers.
+    """
+    document = jsonio.parse(raw, "the manifest")
+    if not isinstance(document, dict):
+        raise RefusedError("the manifest is not a JSON object")
+    _check_unambiguous(document)
+    inner = _text(document, "mediaType", "the manifest")
+    if inner and media_type and inner != media_type:
+        raise RefusedError(f"the manifest calls itself {inner!r:.100} but was announced as {media_type!r:.100}")
+    kind = inner or media_type
+    if kind in mediatype.DOCKER_SCHEMA_1 or document.get("schemaVersion") == 1 or "fsLayers" in document:
+        raise RefusedError(
+            "the image has a Docker schema 1 manifest, which is not supported",
+            "push it again with a current docker, podman or skopeo to convert it",
+        )
+    if document.get("schemaVersion") != 2:
+        raise RefusedError(f"the manifest has schemaVersion {document.get('schemaVersion')!r:.50}, not 2")
+    if not kind:
+        kind = mediatype.OCI_INDEX if "manifests" in document else mediatype.OCI_MANIFEST
+    if kind in mediatype.INDEXES:
+        manifests = _list(document, "manifests", "the index")
+        return Index(
+            kind,
+            tuple(_descriptor(item, f"entry {number} of the index") for number, item in enumerate(manifests)),
+            _annotations(document, "the index"),
+        )
+    if kind in mediatype.MANIFESTS:
+        layers = _list(document, "layers", "the manifest")
+        if len(layers) > limits.layers:
+            raise RefusedError(f"the manifest has {len(layers)} layers, more than the limit of {limits.layers}")
+        return Manifest(
+            kind,
+            _descriptor(document.get("config"), "the manifest's config"),
+            tuple(_descriptor(item, f"layer {number}") for number, item in enumerate(layers)),
+            _annotations(document, "the manifest"),
+            _text(document, "artifactType", "the manifest"),
+        )
+    raise RefusedError(
+        f"{kind!r:.100} is not a media type of an image manifest or index", "is the URL that of an image?"
+    )
+
+
+def choose(index: Index, wanted: Platform) -> Descriptor:
+    """Return the first entry of `index` for the best platform that `wanted` can run.
+
+    Entries without a platform are taken only from an index that names none at all.  Nested indexes are the
+    caller's: an entry may be one.  Raises AccessError listing what there is.
+    """
+    for alternative in wanted.alternatives():
+        for entry in index.manifests:
+            if entry.platform == alternative and not _attestation(entry):
+                return entry
+    candidates = [entry for entry in index.manifests if not _attestation(entry)]
+    if all(entry.platform is None for entry in candidates):
+        images = [entry for entry in candidates if entry.media_type in mediatype.MANIFESTS | mediatype.INDEXES]
+        if len(images) == 1:
+            return images[0]
+    # A nested index usually carries no platform of its own.
+    for entry in candidates:
+        if entry.platform is None and entry.media_type in mediatype.INDEXES:
+            return entry
+    offered = sorted({str(entry.platform) for entry in candidates if entry.platform})
+    raise AccessError(
+        f"the image has no manifest for {wanted}",
+        f"it offers {', '.join(offered)}; choose with --platform" if offered else "",
+    )
+
+
+def _attestation(entry: Descriptor) -> bool:
+    return entry.annotations.get("vnd.docker.reference.type") == "attestation-manifest" or (
+        entry.platform is not None and entry.platform.os == "unknown"
+    )
+
+
+def _check_unambiguous(document: dict[str, Any]) -> None:
+    """Refuse what another reader could take for the other kind of document."""
+    folded = [name.casefold() for name in document]
+    if len(set(folded)) != len(folded):
+        raise RefusedError("the manifest has members that differ only in case")
+    known = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations")
+    for name in document:
+        for word in known:
+            if name.casefold() == word.casefold() and name != word:
+                raise RefusedError(f"the manifest has a member {name!r:.50}, which some readers take for {word!r}")
+    if "manifests" in document and ("layers" in document or "config" in document):
+        raise RefusedError("the document is both an index and a manifest")
+
+
+def _descriptor(value: Any, what: str) -> Descriptor:
+    if not isinstance(value, dict):
+        raise RefusedError(f"{what} is not a descriptor")
+    media_type = _text(value, "mediaType", what)
+    if not media_type:
+        raise RefusedError(f"{what} has no mediaType")
+    digest = Digest(value.get("digest"), f"the digest of {what}")
+    size = value.get("size")
+    if type(size) is not int or not 0 <= size <= _MAXIMUM_SIZE:
+        raise RefusedError(f"{what} has size {size!r:.50}, not a number of bytes")
+    if "+encrypted" in media_type:
+        raise RefusedError(f"{what} is encrypted, which is not supported")
+    return Descriptor(
+        media_type,
+        digest,
+        size,
+        _annotations(value, what),
+        _platform(value.get("platform"), what),
+        _text(value, "artifactType", what),
+    )
+
+
+def _platform(value: Any, what: str) -> Platform | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise RefusedError(f"{what} has a platform that is not an object")
+    system, architecture, variant = (_text(value, name, what) for name in ("os", "architecture", "variant"))
+    if architecture == "arm64" and not variant:
+        variant = "v8"  # containerd's normalisation: the two are one platform
+    return Platform(system, architecture, variant) if system or architecture else None
+
+
+def _annotations(value: dict[str, Any], what: str) -> Mapping[str, str]:
+    found = value.get("annotations")
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(item, str) for item in found.values()):
+        raise RefusedError(f"{what} has annotations that are not strings")
+    return found
+
+
+def _text(value: dict[str, Any], name: str, what: str) -> str:
+    found = value.get(name)
+    if found is None:
+        return ""
+    if not isinstance(found, str):
+        raise RefusedError(f"{what} has a {name} that is not a string")
+    return found
+
+
+def _list(value: dict[str, Any], name: str, what: str) -> list[Any]:
+    found = value.get(name)
+    if not isinstance(found, list):
+        raise RefusedError(f"{what} has no list {name!r}")
+    return found

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Platforms: OS, architecture and variant, as Go and the image specification write them."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from lxc_oci.errors import UsageError
+
+_MACHINES = {
+    "x86_64": ("amd64", ""),
+    "i386": ("386", ""),
+    "i686": ("386", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "armv8l": ("arm", "v7"),
+    "ppc64le": ("ppc64le", ""),
+    "s390x": ("s390x", ""),
+    "riscv64": ("riscv64", ""),
+    "loongarch64": ("loong64", ""),
+    "mips64": ("mips64le", ""),
+}
+# A CPU of the first variant runs binaries of those that follow; "" is an image that names none.
+_VARIANTS = {"arm": ("v8", "v7", "v6", "v5", ""), "arm64": ("v8", "")}
+_WORD = re.compile(r"[a-z0-9._-]+\Z")
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What an image runs on."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+    def alternatives(self) -> tuple["Platform", ...]:
+        """Return the platforms whose images run here, best first (containers/image pkg/platform)."""
+        order = _VARIANTS.get(self.architecture)
+        if order is None:
+            return (self,) if not self.variant else (self, Platform(self.os, self.architecture))
+        start = order.index(self.variant) if self.variant in order else 0
+        known = tuple(Platform(self.os, self.architecture, variant) for variant in order[start:])
+        return known if self.variant in order else (self, *known)
+
+
+def host() -> Platform:
+    """Return the platform of the running kernel."""
+    machine = os.uname().machine
+    architecture, variant = _MACHINES.get(machine, (machine, ""))
+    return Platform("linux", architecture, variant)
+
+
+def parse(text: str) -> Platform:
+    """Parse `OS/ARCH[/VARIANT]`.  Raises UsageError."""
+    parts = text.split("/")
+    if not 2 <= len(parts) <= 3 or not all(_WORD.match(part) for part in parts):
+        raise UsageError(f"{text!r} is not a platform", "write OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64")
+    system, architecture, variant = (*parts, "")[:3]
+    if architecture in _MACHINES:  # people write uname's names
+        architecture, default = _MACHINES[architecture]
+        variant = variant or default
+    return Platform(system, architecture, variant)
