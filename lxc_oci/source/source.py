@@ -30,8 +30,8 @@ class Source(Protocol):
         """Return the manifest or index that the reference names, and its bytes, already checked against the digest
         of the reference (if it has one) and of the descriptor."""
 
-    def open(self, descriptor: Descriptor) -> RawReader:
-        """Open a blob or nested manifest for reading.  Raises AccessError when it is missing."""
+    def open(self, descriptor: Descriptor, offset: int = 0) -> RawReader:
+        """Open a blob or nested manifest for reading from byte `offset`.  Raises AccessError when it is missing."""
 
     def origin(self, descriptor: Descriptor) -> str:
         """Where that blob comes from, without credentials, to be recorded and shown."""

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Blobs on their way through the store: what was fetched is never fetched again.
+
+`CachingSource` stands before another source.  What it reads from there it also writes to
+`partial/`, so that a pull that was cut goes on where it stopped; nothing in `partial/` is trusted,
+the reader above verifies every byte whatever it came from.  A blob that is wanted later as a
+file (squashfs, EROFS, PuzzleFS, the layers of a flat container) moves to `blobs/` once it was verified.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+
+from lxc_oci.errors import NoSpaceError, RefusedError
+from lxc_oci.image.digest import Digest
+from lxc_oci.image.manifest import Descriptor
+from lxc_oci.kernel import durable
+from lxc_oci.limits import Limits
+from lxc_oci.source.source import Blob, RawReader, Source
+from lxc_oci.store.home import Store, no_space
+from lxc_oci.store.images import directory_name
+
+_CHUNK = 1 << 20
+
+
+class CachingSource:
+    """A Source that asks the store first and keeps what it had to fetch.
+
+    `connect` makes the source behind it at the first need, so that a stored image costs no connection.
+    """
+
+    def __init__(self, store: Store, connect: Callable[[], Source]) -> None:
+        self._store = store
+        self._connect = connect
+        self._source: Source | None = None
+
+    @property
+    def behind(self) -> Source:
+        """The source behind, connected."""
+        if self._source is None:
+            self._source = self._connect()
+        return self._source
+
+    def root(self, limits: Limits) -> tuple[Descriptor, bytes]:
+        """See Source."""
+        return self.behind.root(limits)
+
+    def origin(self, descriptor: Descriptor) -> str:
+        """See Source."""
+        return self.behind.origin(descriptor)
+
+    def close(self) -> None:
+        """See Source."""
+        if self._source is not None:
+            self._source.close()
+
+    def open(self, descriptor: Descriptor) -> RawReader:
+        """Open a blob: the kept one, or what is left of a partial one and then the source behind."""
+        path = blob_path(self._store, descriptor.digest)
+        try:
+            return _File(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        except FileNotFoundError:
+            pass
+        partial = partial_path(self._store, descriptor.digest)
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Somebody else fetches the same blob for another tree: then both fetch, and one keeps.
+            os.close(fd)
+            return self.behind.open(descriptor)
+        if os.fstat(fd).st_size > descriptor.size:
+            os.ftruncate(fd, 0)
+        return _Partial(fd, descriptor, self)
+
+
+class _File:
+    """A kept blob."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, size: int, /) -> bytes:
+        return os.read(self._fd, size)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Partial:
+    """First what an earlier pull left, then the network, written down as it comes."""
+
+    def __init__(self, fd: int, descriptor: Descriptor, source: CachingSource) -> None:
+        self._fd = fd
+        self._descriptor = descriptor
+        self._source = source
+        self._have = os.fstat(fd).st_size
+        self._position = 0
+        self._raw: RawReader | None = None
+        self._keep = True
+
+    def read(self, size: int, /) -> bytes:
+        if self._position < self._have:
+            data = os.pread(self._fd, min(size, self._have - self._position), self._position)
+            self._position += len(data)
+            return data
+        if self._raw is None:
+            if self._position == self._descriptor.size:
+                return b""
+            self._raw = self._source.behind.open(self._descriptor, self._position)
+        data = self._raw.read(size)
+        if data and self._keep:
+            try:
+                self._write(data)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # The copy is a convenience: without it the pull may still fit.
+                self._keep = False
+                os.ftruncate(self._fd, 0)
+        self._position += len(data)
+        return data
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        position = self._position
+        while view:
+            written = os.pwrite(self._fd, view, position)
+            view = view[written:]
+            position += written
+
+    def close(self) -> None:
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def blob_path(store: Store, digest: Digest) -> str:
+    """Return where a verified blob is kept."""
+    return store.at("blobs", directory_name(digest))
+
+
+def partial_path(store: Store, digest: Digest) -> str:
+    """Return where a blob grows."""
+    return store.at("partial", directory_name(digest))
+
+
+def fetch(
+    store: Store, source: CachingSource, descriptor: Descriptor, what: str, on_bytes: Callable[[int], None]
+) -> str:
+    """Return the path of the blob's verified file, fetched if need be.  Raises RefusedError and NoSpaceError."""
+    path = blob_path(store, descriptor.digest)
+    with store.locked("blob-" + directory_name(descriptor.digest)):
+        try:
+            with Blob(source.open(descriptor), descriptor, what) as reader:
+                while data := reader.read(_CHUNK):
+                    on_bytes(len(data))
+        except RefusedError:
+            forget(store, descriptor.digest)
+            raise
+        if not os.path.exists(path) and not keep(store, descriptor):
+            raise NoSpaceError(f"no space left while fetching {what}", "free some space, then try again")
+    return path
+
+
+def keep(store: Store, descriptor: Descriptor) -> bool:
+    """Publish a blob that was just read to its verified end.  Returns False where the store has no full copy."""
+    partial = partial_path(store, descriptor.digest)
+    try:
+        fd = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.path.exists(blob_path(store, descriptor.digest))
+    try:
+        if os.fstat(fd).st_size != descriptor.size:
+            return False
+        os.fsync(fd)
+        os.rename(partial, blob_path(store, descriptor.digest))
+    except OSError as error:
+        raise no_space(error, f"blob {descriptor.digest}") from error
+    finally:
+        os.close(fd)
+    durable.sync_directory(store.at("blobs"))
+    return True
+
+
+def drop(store: Store, digest: Digest) -> None:
+    """Forget a partial blob whose content now lies in a tree or an index."""
+    _unlink(partial_path(store, digest))
+
+
+def forget(store: Store, digest: Digest) -> None:
+    """Forget a blob, whole or partial, whose bytes were found wrong: the next pull fetches it anew."""
+    _unlink(partial_path(store, digest))
+    _unlink(blob_path(store, digest))
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
