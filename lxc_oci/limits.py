@@ -30,6 +30,7 @@ class Limits:
     layer_bytes: int = 64 * GIB  # uncompressed tar, sparse files counted at logical size
     layer_ratio: int = 1000  # output to input, once ratio_floor_bytes are out
     ratio_floor_bytes: int = 100 * MIB
+    puzzlefs_bytes: int = 256 * MIB  # metadata of a PuzzleFS image, held in memory: some 200 bytes a file
     zstd_window_log: int = 27  # 128 MiB, zstd's own default ceiling
     entries: int = 2_000_000  # per layer
     path_bytes: int = 4096  # PATH_MAX
