@@ -73,7 +73,12 @@ def save(
 ) -> None:
     """Keep an image, or add a name to one that is kept.  Raises OSError."""
     known = load(store, digest)
-    if known is not None and name in known.names and reference in known.references and set(indexes) <= set(known.indexes):
+    if (
+        known is not None
+        and name in known.names
+        and reference in known.references
+        and set(indexes) <= set(known.indexes)
+    ):
         return
     facts = {
         "config": digests.sha256(raw_config),

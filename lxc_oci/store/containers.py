@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""References from containers to the store, and the lxcpaths where containers were ever made.
+
+A reference is a hint, written before its container uses anything: copies, snapshots, restores and renames
+by LXC itself bypass us.  store.marks puts references, configurations and live mounts together.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lxc_oci import jsonio
+from lxc_oci.errors import RefusedError
+from lxc_oci.image.digest import Digest
+from lxc_oci.kernel import durable
+from lxc_oci.store.home import Store
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One container that was made from the store."""
+
+    identity: str
+    lxcpath: str
+    name: str
+    image: Digest
+    uses: tuple[str, ...]  # names below the store: `trees/…`, `indexes/…`, `blobs/…`
+    created: str  # RFC 3339
+
+
+def remember(store: Store, lxcpath: str, name: str, image: Digest, uses: Sequence[str], created: str) -> str:
+    """Write a reference and return its identity.  Raises OSError."""
+    identity = secrets.token_hex(16)
+    facts = {"lxcpath": lxcpath, "name": name, "image": image, "uses": list(uses), "created": created}
+    durable.write_file(store.at("containers", identity), jsonio.dump(facts), 0o600)
+    return identity
+
+
+def forget(store: Store, identity: str) -> None:
+    """Remove a reference; a missing one is no error."""
+    try:
+        os.unlink(store.at("containers", identity))
+    except FileNotFoundError:
+        pass
+
+
+def every(store: Store) -> Iterator[Reference]:
+    """Yield all references that can be read."""
+    for identity in sorted(os.listdir(store.at("containers"))):
+        if identity.startswith("."):
+            continue
+        try:
+            with open(store.at("containers", identity), "rb") as file:
+                facts = jsonio.parse(file.read(), identity)
+            yield Reference(
+                identity,
+                facts["lxcpath"],
+                facts["name"],
+                Digest(facts["image"]),
+                tuple(facts["uses"]),
+                facts["created"],
+            )
+        except (FileNotFoundError, RefusedError, KeyError, TypeError):
+            continue
