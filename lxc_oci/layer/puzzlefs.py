@@ -307,7 +307,7 @@ class _Chunks:
                 raise _refusal(path, "has a chunk without a sha256 digest")
             digest = Digest("sha256:" + sha256.hex())
             blob = self._blob(path, digest, reference.flag(64))
-            offset = reference.u64(8)
+            offset = reference.u64(0)
             if offset + length > len(blob):
                 raise _refusal(
                     path, f"needs bytes {offset} to {offset + length} of chunk {digest} of {len(blob)} bytes"
