@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The overlay mount that create itself makes, to look into a container's rootfs and write its own few files.
+
+It is the mount that LXC makes at start (same lower, upper and work directory), in a mount namespace of this process
+only; what LXC will use is proved to work by using it.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lxc_oci.errors import UnsupportedError
+from lxc_oci.kernel import syscalls, userns
+
+_CLONE_NEWNS = 0x00020000
+
+
+def private_namespace() -> None:
+    """Enter a mount namespace whose mounts nobody else sees.  lxc-create gives one too, but a hand-started template
+    must not mount on the host.  Raises UnsupportedError."""
+    try:
+        syscalls.unshare(_CLONE_NEWNS)
+        syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE, b"")
+    except OSError as error:
+        raise UnsupportedError(f"cannot make a private mount namespace: {error.strerror}") from error
+
+
+def copy_root_attributes(lower: str, upper: str) -> None:
+    """Give the upper directory what the image says of `/`: overlayfs shows the upper's attributes."""
+    status = os.stat(lower)
+    os.chown(upper, status.st_uid, status.st_gid)
+    os.chmod(upper, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(lower):
+        os.setxattr(upper, name, os.getxattr(lower, name))
+    os.utime(upper, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+@contextmanager
+def mounted(lower: str, upper: str, work: str, target: str) -> Iterator[None]:
+    """Mount the overlay at `target` for the time of the context.  Raises UnsupportedError when the kernel refuses."""
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    if not userns.current().initial:
+        options += ",userxattr"
+    try:
+        syscalls.mount(b"overlay", os.fsencode(target), b"overlay", 0, os.fsencode(options))
+    except OSError as error:
+        raise UnsupportedError(
+            f"overlayfs cannot be mounted over {upper}: {error.strerror}", "use --storage flat, or another lxcpath"
+        ) from error
+    try:
+        yield
+    finally:
+        syscalls.umount2(os.fsencode(target))
