@@ -21,7 +21,7 @@ from lxc_oci.kernel.root import remove_tree
 
 FORMAT = 1
 SYSTEM_STORE = "/var/lib/lxc-oci-py"
-_PARTS = ("images", "trees", "indexes", "blobs", "partial", "staging", "locks", "containers")
+_PARTS = ("images", "resolutions", "trees", "prefixes", "indexes", "blobs", "partial", "staging", "locks", "containers")
 
 
 def default_path(environment: Mapping[str, str]) -> str:

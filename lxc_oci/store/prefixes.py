@@ -14,7 +14,6 @@ from lxc_oci.store.home import Store
 def note(store: Store, chain: Sequence[Digest], tree: str) -> None:
     """Note that `tree` (its directory's name) holds every prefix of `chain`.  Raises OSError."""
     directory = store.at("prefixes")
-    os.makedirs(directory, 0o700, exist_ok=True)
     for identity in chain:
         path = os.path.join(directory, identity.hex)
         if not os.path.lexists(path):
