@@ -45,8 +45,12 @@ install: deb ## build the package and install it (as root)
 	@packaging/install package
 
 .PHONY: demo
-demo: install ## make a container from an image made on the spot, and run it (as root)
+demo: demo-packages install ## make a container from an image made on the spot, and run it (as root)
 	@packaging/demo
+
+.PHONY: demo-packages
+demo-packages:
+	@packaging/install demo
 
 .PHONY: clean
 clean: ## remove what the targets above made
@@ -78,3 +82,54 @@ test-packages:
 -include tests/vm/vm.mk
 -include tests/peers/peers.mk
 -include benchmarks/bench.mk
+
+## Quality
+
+RUFF = $(CACHE)/ruff/bin/ruff
+SHELL_PROGRAMS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r .ci debian packaging tests hooks benchmarks 2>/dev/null)
+PYTHON_SOURCES = lxc_oci packaging tests bin templates $(wildcard hooks/* benchmarks)
+PAGES = $(wildcard man/*.[1-8])
+
+# The version in PATH when it is the pinned one, else a venv: two versions format differently.
+$(RUFF):
+	@packaging/install lint
+	@mkdir -p $(CACHE)
+	@if [ "$$(ruff --version 2>/dev/null)" = "ruff $(RUFF_VERSION)" ]; then \
+		mkdir -p $(CACHE)/ruff/bin && ln -sf "$$(command -v ruff)" $@; \
+	else \
+		$(PYTHON) -m venv $(CACHE)/ruff && $(CACHE)/ruff/bin/pip -q install ruff==$(RUFF_VERSION); \
+	fi
+
+.PHONY: lint
+lint: $(RUFF) lint-pages ## ruff, mypy, shellcheck, codespell, the pages
+	@packaging/install lint
+	@$(RUFF) format --check $(PYTHON_SOURCES)
+	@$(RUFF) check $(PYTHON_SOURCES)
+	@/usr/bin/mypy
+	@shellcheck $(SHELL_PROGRAMS)
+	@codespell $(wildcard *.md) .ci bin benchmarks completion debian docs hooks lxc_oci man packaging templates tests
+
+.PHONY: lint-pages
+lint-pages:
+	@packaging/lint-pages $(PAGES)
+
+.PHONY: format
+format: $(RUFF) ## let ruff rewrite what it can
+	@$(RUFF) format $(PYTHON_SOURCES)
+	@$(RUFF) check --fix $(PYTHON_SOURCES)
+
+.PHONY: coverage
+coverage: test-packages ## what the unit and hostile tests reach, with its floor
+	@$(PYTHON) -m coverage run -m pytest -q -m '$(SHORT)' tests/unit tests/hostile
+	@$(PYTHON) -m coverage report
+
+## Releasing
+
+.PHONY: source
+source: ## the Debian source package of the last commit, in dist/source
+	@packaging/install build
+	@packaging/build-source dist/source
+
+.PHONY: release
+release: ## make release VERSION=1.2.3: check everything that a release needs, then tag
+	@packaging/release '$(VERSION)'
