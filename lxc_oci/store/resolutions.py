@@ -6,7 +6,6 @@ The key holds the name under which a registry handed the image out: knowing a di
 """
 
 import hashlib
-import os
 
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.digest import Digest
