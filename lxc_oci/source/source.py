@@ -17,7 +17,10 @@ from lxc_oci.limits import Limits
 
 
 class RawReader(Protocol):
-    """Unverified bytes, as they come.  `read` returns b"" at the end and may return less than asked for."""
+    """Unverified bytes, as they come.  `read` returns b"" at the end and may return less than asked for.
+
+    It raises errors of ours only; OSError is wrapped where the bytes come from.
+    """
 
     def read(self, size: int, /) -> bytes: ...
     def close(self) -> None: ...
@@ -56,6 +59,10 @@ class Blob:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the reader below, whether or not all was read."""
         self._raw.close()
 
     def read(self, size: int, /) -> bytes:
