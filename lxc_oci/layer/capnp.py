@@ -49,12 +49,10 @@ class Message:
         if count > MAXIMUM_SEGMENTS:
             raise self.refuse(f"it has {count} segments, more than {MAXIMUM_SEGMENTS}")
         start = (4 + 4 * count + WORD - 1) // WORD * WORD
-        if start > len(self.raw):
-            raise self.refuse("its segment table is cut off")
         segments = []
         for number in range(count):
             words: int = _u32(self.raw, 4 + 4 * number)[0]
-            if words * WORD > len(self.raw) - start:
+            if words * WORD > len(self.raw) - start:  # negative where the table itself is cut off: never read past it
                 raise self.refuse(f"segment {number} is cut off")
             segments.append((start, words))
             start += words * WORD
@@ -75,7 +73,7 @@ class Message:
 
     def _word(self, segment: int, at: int) -> int:
         start, words = self._segments[segment]
-        if not 0 <= at < words:
+        if at >= words:
             raise self.refuse("a pointer lies outside its segment")
         value: int = _u64(self.raw, start + at * WORD)[0]
         return value

@@ -52,6 +52,10 @@ def test_fields_of_newer_writers_default_to_zero_and_null() -> None:
     assert (root.struct(0), len(root.structs(3)), root.data(1)) == (None, 0, b"")
 
 
+def test_512_segments_are_read() -> None:
+    read(make.table(make.words(make.struct_word(-1, 0, 0)), *[b""] * 511))
+
+
 def test_null_data_and_lists_are_empty() -> None:
     root = read(make.message(S(b"", [None])))
     assert root.data(0) == b""
@@ -75,7 +79,7 @@ DAMAGED = {
     "shorter than a table": b"\0" * 7,
     "a table that is cut off": struct.pack("<IIII", 9, 1, 1, 1),
     "2^32 segments": struct.pack("<II", 2**32 - 1, 0),
-    "513 segments": struct.pack("<II", 512, 0) + bytes(4096),
+    "513 segments": make.table(make.words(make.struct_word(-1, 0, 0)), *[b""] * 512),
     "a segment that is cut off": struct.pack("<II", 0, 2) + bytes(8),
     "a segment of 2^32 words": struct.pack("<II", 0, 2**32 - 1) + bytes(64),
     "no words at all": make.table(b""),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -122,13 +123,15 @@ def test_a_chunk_is_read_once_for_all_files_in_it() -> None:
     assert len(image.opened) == 2
 
 
-def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(puzzlefs, "CACHE_BYTES", 100)
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(puzzlefs, "CACHE_BYTES", 120)
     image = Image()
-    pieces = [image.chunk(bytes([number]) * 60) for number in (1, 2, 1, 2)]
-    found = tree(image, [inode(1, "directory", directory({b"f": 2})), inode(2, "file", pieces)])
-    assert found[b"f"][1] == b"\1" * 60 + b"\2" * 60 + b"\1" * 60 + b"\2" * 60
-    assert len(image.opened) == 5
+    order = [1, 2, 1, 3, 1, 2]
+    pieces = [image.chunk(bytes([number]) * 60) for number in order]
+    found = tree(image, file_of(pieces))
+    assert found[b"f"][1] == b"".join(bytes([number]) * 60 for number in order)
+    opened = [image.blobs[digest][0] for digest in image.opened[1:]]
+    assert opened == [1, 2, 3, 2]
 
 
 # Deltas
@@ -178,6 +181,7 @@ def test_a_complete_directory_hides_the_one_below_and_look_below_joins_them() ->
         b"d": "fifo",
         b"e": "fifo",
     }
+    assert set(tree(image, upper)) == {b".", b"e"}  # nothing is below
     complete = [inode(1, "directory", directory({b"e": 8})), inode(8, "fifo")]
     assert set(tree(image, complete, middle, lowest)) == {b".", b"e"}
 
@@ -342,15 +346,15 @@ def test_what_is_no_zstd_is_refused() -> None:
 
 
 def test_zstd_with_a_large_window_is_refused() -> None:
-    import zstandard
-
     image = Image()
-    parameters = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=False)
+    parameters = zstandard.ZstdCompressionParameters(window_log=21)
     stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     blob = stream.compress(b"x" * 100) + stream.flush()
     digest = Digest("sha256:" + hashlib.sha256(blob).hexdigest())
     image.blobs[digest] = blob
-    refused(image, file_of([reference(digest, 100, 0, True)]), match="damaged chunk .*memory")
+    delta = file_of([reference(digest, 100, 0, True)])
+    assert tree(image, delta, limits=Limits(zstd_window_log=21))[b"f"][1] == b"x" * 100
+    refused(image, delta, match="damaged chunk .*memory", limits=Limits(zstd_window_log=20))
 
 
 def test_a_large_chunk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
