@@ -6,6 +6,7 @@ image.config do.
 """
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -29,6 +30,34 @@ def parse(raw: bytes, what: str) -> Any:
     if sum(1 for match in _STRING.finditer(raw) if match[1]) != _members(value):
         raise RefusedError(f"{what} has duplicate JSON keys", "the document is ambiguous; ask the image's author")
     return value
+
+
+def exact_members(value: dict[str, Any], names: Collection[str], what: str) -> None:
+    """Refuse a member that differs from one of `names` in case only.
+
+    Go's decoder takes `Manifests` for `manifests`, so another reader would see another document.
+    """
+    folded = {name.casefold(): name for name in names}
+    for name in value:
+        known = folded.get(name.casefold(), name)
+        if known != name:
+            raise RefusedError(f"{what} has a member {name!r:.50}, which some readers take for {known!r}")
+
+
+def folded_members(value: dict[str, Any], names: Collection[str], what: str) -> dict[str, Any]:
+    """Return the members of `value` that Go's decoder would take for one of `names`, by these names.
+
+    Raises RefusedError where two members would be the same one.
+    """
+    folded = {name.casefold(): name for name in names}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        known = folded.get(name.casefold())
+        if known in found:
+            raise RefusedError(f"{what} has two members that some readers take for {known!r}")
+        if known is not None:
+            found[known] = item
+    return found
 
 
 def dump(value: Any) -> bytes:

@@ -7,6 +7,7 @@ environment variable LXC_OCI_PY_LIMITS.  Sizes are bytes, times are seconds.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -15,6 +16,7 @@ from lxc_oci.errors import UsageError
 LIMITS_FILE = "/etc/lxc-oci-py/limits.conf"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+_POSITIVE = re.compile(r"[1-9][0-9]{0,17}\Z")  # int() refuses thousands of digits by a ValueError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Limits:
     index_depth: int = 4  # real images nest twice
     index_documents: int = 32
     layers: int = 500  # overlayfs stacks at most 500 lowers
+    archive_members: int = 1_000_000  # of an oci-archive or docker-archive
+    archive_bytes: int = 256 * GIB  # such an archive, uncompressed
     layer_bytes: int = 64 * GIB  # uncompressed tar, sparse files counted at logical size
     layer_ratio: int = 1000  # output to input, once ratio_floor_bytes are out
     ratio_floor_bytes: int = 100 * MIB
@@ -68,7 +72,7 @@ def load(environment: Mapping[str, str] | None = None, path: str = LIMITS_FILE) 
     except FileNotFoundError:
         pass
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', '') or error}") from error
     words += [(word, "LXC_OCI_PY_LIMITS") for word in environment.get("LXC_OCI_PY_LIMITS", "").split()]
     if not words:
         return Limits()
@@ -77,8 +81,8 @@ def load(environment: Mapping[str, str] | None = None, path: str = LIMITS_FILE) 
     for word, origin in words:
         name, _, value = (part.strip() for part in word.partition("="))
         if name not in known:
-            raise UsageError(f"{origin}: unknown limit {name!r}", "the limits are listed in lxc-oci-py(1)")
-        if not value.isascii() or not value.isdigit() or int(value) == 0:
-            raise UsageError(f"{origin}: {name} takes a positive integer, not {value!r}")
+            raise UsageError(f"{origin}: unknown limit {name!r:.50}", "the limits are listed in lxc-oci-py(1)")
+        if not _POSITIVE.match(value):
+            raise UsageError(f"{origin}: {name} takes a positive integer, not {value!r:.50}")
         changes[name] = int(value)
     return replace(Limits(), **changes)

@@ -13,10 +13,24 @@ from lxc_oci.errors import RefusedError
 from lxc_oci.image import mediatype
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor, Manifest
-from lxc_oci.image.platform import Platform
+from lxc_oci.image.mediatype import LayerKind
+from lxc_oci.image.platform import Platform, normal
 
 # The digest of `{}`, which tools write as the config of images that have none.
 EMPTY_OBJECT = Digest("sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a")
+_MEMBERS = ("os", "architecture", "variant", "config", "rootfs", "created", "author")
+_RUNNING = (
+    "Entrypoint",
+    "Cmd",
+    "Env",
+    "User",
+    "WorkingDir",
+    "StopSignal",
+    "Volumes",
+    "ExposedPorts",
+    "Labels",
+    "Healthcheck",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class Image:
     raw_manifest: bytes
     raw_config: bytes
     index_digest: Digest | None = None  # of the index that led here, what the tag pointed at
+    kind: LayerKind = LayerKind.TAR  # of all its layers; a PuzzleFS image's others are chunks
 
     @property
     def layers(self) -> tuple[Descriptor, ...]:
@@ -72,17 +87,13 @@ def parse(raw: bytes) -> ImageConfig:
     document = jsonio.parse(raw, "the image configuration")
     if not isinstance(document, dict):
         raise RefusedError("the image configuration is not a JSON object")
-    folded = [name.casefold() for name in document]
-    if len(set(folded)) != len(folded):
-        raise RefusedError("the image configuration has members that differ only in case")
-    inner = _object(document, "config")
-    rootfs = _object(document, "rootfs")
+    document = jsonio.folded_members(document, _MEMBERS, "the image configuration")
+    inner = jsonio.folded_members(_object(document, "config"), _RUNNING, "config in the image configuration")
+    rootfs = jsonio.folded_members(_object(document, "rootfs"), ("type", "diff_ids"), "rootfs in the configuration")
     if rootfs and rootfs.get("type") != "layers":
         raise RefusedError(f"the image configuration has rootfs type {rootfs.get('type')!r:.50}, not 'layers'")
-    architecture = _string(document, "architecture")
-    variant = _string(document, "variant") or ("v8" if architecture == "arm64" else "")
     return ImageConfig(
-        platform=Platform(_string(document, "os"), architecture, variant),
+        platform=normal(*(_string(document, name) for name in ("os", "architecture", "variant"))),
         diff_ids=tuple(Digest(item, "DiffID") for item in _strings(rootfs, "diff_ids")),
         entrypoint=_strings(inner, "Entrypoint"),
         cmd=_strings(inner, "Cmd"),

@@ -10,13 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lxc_oci import jsonio
-from lxc_oci.errors import AccessError, RefusedError
+from lxc_oci.errors import RefusedError
 from lxc_oci.image import mediatype
 from lxc_oci.image.digest import Digest
-from lxc_oci.image.platform import Platform
+from lxc_oci.image.mediatype import LayerKind
+from lxc_oci.image.platform import Platform, normal
 from lxc_oci.limits import Limits
 
 _MAXIMUM_SIZE = 2**63 - 1
+_DOCUMENT = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations")
+_DESCRIPTOR = ("mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform")
+_PLATFORM = ("os", "architecture", "variant")
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,20 @@ def parse(raw: bytes, media_type: str, limits: Limits) -> Manifest | Index:
         manifests = _list(document, "manifests", "the index")
         return Index(
             kind,
-            tuple(_descriptor(item, f"entry {number} of the index") for number, item in enumerate(manifests)),
+            tuple(_descriptor(item, f"entry {number} of the index") for number, item in enumerate(manifests, 1)),
             _annotations(document, "the index"),
         )
     if kind in mediatype.MANIFESTS:
-        layers = _list(document, "layers", "the manifest")
-        if len(layers) > limits.layers:
+        items = _list(document, "layers", "the manifest")
+        layers = tuple(_descriptor(item, f"layer {number}") for number, item in enumerate(items, 1))
+        # A PuzzleFS manifest lists its chunks as layers: nothing is stacked, and the document's size bounds them.
+        chunked = any(mediatype.layer_kind(layer.media_type) is LayerKind.PUZZLEFS for layer in layers)
+        if len(layers) > limits.layers and not chunked:
             raise RefusedError(f"the manifest has {len(layers)} layers, more than the limit of {limits.layers}")
         return Manifest(
             kind,
             _descriptor(document.get("config"), "the manifest's config"),
-            tuple(_descriptor(item, f"layer {number}") for number, item in enumerate(layers)),
+            layers,
             _annotations(document, "the manifest"),
             _text(document, "artifactType", "the manifest"),
         )
@@ -98,48 +105,37 @@ def parse(raw: bytes, media_type: str, limits: Limits) -> Manifest | Index:
     )
 
 
-def choose(index: Index, wanted: Platform) -> Descriptor:
-    """Return the first entry of `index` for the best platform that `wanted` can run.
+def candidates(index: Index, wanted: Platform) -> list[Descriptor]:
+    """Return the entries of `index` that may be or lead to the image for `wanted`, best first.
 
-    Entries without a platform are taken only from an index that names none at all.  Nested indexes are the
-    caller's: an entry may be one.  Raises AccessError listing what there is.
+    Those for the best platform come first, in the order of the index; then indexes without a platform, which
+    must be looked into.  An entry without a platform is taken only where it is the index's one image.
     """
-    for alternative in wanted.alternatives():
-        for entry in index.manifests:
-            if entry.platform == alternative and not _attestation(entry):
-                return entry
-    candidates = [entry for entry in index.manifests if not _attestation(entry)]
-    if all(entry.platform is None for entry in candidates):
-        images = [entry for entry in candidates if entry.media_type in mediatype.MANIFESTS | mediatype.INDEXES]
-        if len(images) == 1:
-            return images[0]
-    # A nested index usually carries no platform of its own.
-    for entry in candidates:
-        if entry.platform is None and entry.media_type in mediatype.INDEXES:
-            return entry
-    offered = sorted({str(entry.platform) for entry in candidates if entry.platform})
-    raise AccessError(
-        f"the image has no manifest for {wanted}",
-        f"it offers {', '.join(offered)}; choose with --platform" if offered else "",
-    )
+    images = [entry for entry in index.manifests if _is_image(entry)]
+    found = [entry for platform in wanted.alternatives() for entry in images if entry.platform == platform]
+    found += [entry for entry in images if entry.platform is None and entry.media_type in mediatype.INDEXES]
+    if not found and len(images) == 1 and images[0].platform is None:
+        return images
+    return found
 
 
-def _attestation(entry: Descriptor) -> bool:
-    return entry.annotations.get("vnd.docker.reference.type") == "attestation-manifest" or (
-        entry.platform is not None and entry.platform.os == "unknown"
-    )
+def offered(index: Index) -> list[str]:
+    """Return the platforms that `index` has images for, for a message."""
+    return sorted({str(entry.platform) for entry in index.manifests if entry.platform and _is_image(entry)})
+
+
+def _is_image(entry: Descriptor) -> bool:
+    """Tell whether an entry of an index is an image or index, not an attestation, signature or other artifact."""
+    if entry.media_type not in mediatype.MANIFESTS | mediatype.INDEXES:
+        return False
+    if entry.annotations.get("vnd.docker.reference.type"):
+        return False
+    return entry.platform is None or "unknown" not in (entry.platform.os, entry.platform.architecture)
 
 
 def _check_unambiguous(document: dict[str, Any]) -> None:
     """Refuse what another reader could take for the other kind of document."""
-    folded = [name.casefold() for name in document]
-    if len(set(folded)) != len(folded):
-        raise RefusedError("the manifest has members that differ only in case")
-    known = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations")
-    for name in document:
-        for word in known:
-            if name.casefold() == word.casefold() and name != word:
-                raise RefusedError(f"the manifest has a member {name!r:.50}, which some readers take for {word!r}")
+    jsonio.exact_members(document, _DOCUMENT, "the manifest")
     if "manifests" in document and ("layers" in document or "config" in document):
         raise RefusedError("the document is both an index and a manifest")
 
@@ -147,9 +143,12 @@ def _check_unambiguous(document: dict[str, Any]) -> None:
 def _descriptor(value: Any, what: str) -> Descriptor:
     if not isinstance(value, dict):
         raise RefusedError(f"{what} is not a descriptor")
+    jsonio.exact_members(value, _DESCRIPTOR, what)
     media_type = _text(value, "mediaType", what)
     if not media_type:
         raise RefusedError(f"{what} has no mediaType")
+    if not media_type.isascii() or not media_type.isprintable():
+        raise RefusedError(f"{what} has the mediaType {media_type!r:.100}, which is none")
     digest = Digest(value.get("digest"), f"the digest of {what}")
     size = value.get("size")
     if type(size) is not int or not 0 <= size <= _MAXIMUM_SIZE:
@@ -171,10 +170,9 @@ def _platform(value: Any, what: str) -> Platform | None:
         return None
     if not isinstance(value, dict):
         raise RefusedError(f"{what} has a platform that is not an object")
-    system, architecture, variant = (_text(value, name, what) for name in ("os", "architecture", "variant"))
-    if architecture == "arm64" and not variant:
-        variant = "v8"  # containerd's normalisation: the two are one platform
-    return Platform(system, architecture, variant) if system or architecture else None
+    jsonio.exact_members(value, _PLATFORM, what)
+    system, architecture, variant = (_text(value, name, what) for name in _PLATFORM)
+    return normal(system, architecture, variant) if system or architecture else None
 
 
 def _annotations(value: dict[str, Any], what: str) -> Mapping[str, str]:

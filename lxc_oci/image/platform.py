@@ -3,6 +3,7 @@
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 
 from lxc_oci.errors import UsageError
@@ -19,10 +20,12 @@ _MACHINES = {
     "s390x": ("s390x", ""),
     "riscv64": ("riscv64", ""),
     "loongarch64": ("loong64", ""),
-    "mips64": ("mips64le", ""),
+    "mips64": ("mips64le" if sys.byteorder == "little" else "mips64", ""),
 }
-# A CPU of the first variant runs binaries of those that follow; "" is an image that names none.
-_VARIANTS = {"arm": ("v8", "v7", "v6", "v5", ""), "arm64": ("v8", "")}
+# A CPU of one variant runs binaries of those that follow it.
+_VARIANTS = {"arm": ("v8", "v7", "v6", "v5"), "arm64": ("v8",), "amd64": ("v4", "v3", "v2", "v1")}
+# What stands for "no variant" where an index names one all the same: the usual baseline first.
+_BASELINES = {"arm": ("v7", "v6", "v5", "v8"), "arm64": ("v8",), "amd64": ("v1",)}
 _WORD = re.compile(r"[a-z0-9._-]+\Z")
 
 
@@ -38,20 +41,31 @@ class Platform:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
     def alternatives(self) -> tuple["Platform", ...]:
-        """Return the platforms whose images run here, best first (containers/image pkg/platform)."""
-        order = _VARIANTS.get(self.architecture)
-        if order is None:
-            return (self,) if not self.variant else (self, Platform(self.os, self.architecture))
-        start = order.index(self.variant) if self.variant in order else 0
-        known = tuple(Platform(self.os, self.architecture, variant) for variant in order[start:])
-        return known if self.variant in order else (self, *known)
+        """Return the platforms whose images run on this one, best first (containers/image pkg/platform)."""
+        order = _VARIANTS.get(self.architecture, ())
+        if not self.variant:
+            variants = ("", *_BASELINES.get(self.architecture, ()))
+        elif self.variant in order:
+            variants = (*order[order.index(self.variant) :], "")
+        else:  # v9 runs what v8 does; of another variant nothing is known
+            variants = (self.variant, *(order if self.architecture == "arm64" else ()), "")
+        return tuple(Platform(self.os, self.architecture, variant) for variant in variants)
+
+    def runs(self, image: "Platform") -> bool:
+        """Tell whether an image for `image` runs on this platform."""
+        return image in self.alternatives()
+
+
+def normal(system: str, architecture: str, variant: str) -> Platform:
+    """Return a platform as it is compared: arm64 and arm64/v8 are one (containerd's normalisation)."""
+    return Platform(system, architecture, variant or ("v8" if architecture == "arm64" else ""))
 
 
 def host() -> Platform:
     """Return the platform of the running kernel."""
     machine = os.uname().machine
     architecture, variant = _MACHINES.get(machine, (machine, ""))
-    return Platform("linux", architecture, variant)
+    return normal("linux", architecture, variant)
 
 
 def parse(text: str) -> Platform:
@@ -63,4 +77,4 @@ def parse(text: str) -> Platform:
     if architecture in _MACHINES:  # people write uname's names
         architecture, default = _MACHINES[architecture]
         variant = variant or default
-    return Platform(system, architecture, variant)
+    return normal(system, architecture, variant)
