@@ -4,7 +4,7 @@
 Words only: reading them is tarstream's and puzzlefs's, making them is unpack's.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 FILE = "file"
 DIRECTORY = "directory"
@@ -14,6 +14,16 @@ CHARACTER = "character"
 BLOCK = "block"
 FIFO = "fifo"
 SOCKET = "socket"
+
+
+class Content(Protocol):
+    """The data of a file too large to hold: pieces in order, empty at the end."""
+
+    def read(self, size: int, /) -> bytes | memoryview: ...
+
+
+# What comes with an entry: a small file's data, or a reader of it; regions only where the entry is sparse.
+Data = bytes | memoryview | Content
 
 
 class Entry(NamedTuple):
