@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Images in registries: the distribution specification's pull, over every endpoint that may have the image."""
+
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from lxc_oci.errors import OciError, RefusedError, UnavailableError
+from lxc_oci.image import mediatype
+from lxc_oci.image.digest import Digest
+from lxc_oci.image.manifest import Descriptor
+from lxc_oci.limits import Limits
+from lxc_oci.source import registriesconf
+from lxc_oci.source.auth import Credentials, Keyring
+from lxc_oci.source.certs import Trust
+from lxc_oci.source.connection import ConnectionFailed
+from lxc_oci.source.endpoint import RegistryEndpoint
+from lxc_oci.source.patience import Patience
+from lxc_oci.source.proxy import Proxies
+from lxc_oci.source.registriesconf import Endpoint
+from lxc_oci.source.resume import ResumedReader, combined
+from lxc_oci.source.source import checked_root, read_limited
+from lxc_oci.source.transport import Response, Transport
+
+if TYPE_CHECKING:
+    from lxc_oci.image.reference import Reference
+    from lxc_oci.source.open import SourceOptions
+
+_T = TypeVar("_T")
+
+_DOCUMENTS = mediatype.MANIFESTS | mediatype.INDEXES
+# Schema 1 is not asked for: a registry that has nothing else says so, and image.manifest refuses it.
+_ACCEPT = ", ".join((mediatype.OCI_MANIFEST, mediatype.OCI_INDEX, mediatype.DOCKER_MANIFEST, mediatype.DOCKER_INDEX))
+# Content types that say nothing: then the document's own mediaType counts.
+_UNTYPED = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
+
+
+class RegistrySource:
+    """A Source: one image of a registry, or of its mirrors.  Safe to use from several threads.
+
+    Nothing is contacted before the first call of `root`, `head` or `open`.
+    """
+
+    def __init__(
+        self,
+        reference: "Reference",
+        options: "SourceOptions",
+        limits: Limits,
+        warn: Callable[[str], None],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._reference = reference
+        self._options = options
+        self._limits = limits
+        self._warn = warn
+        self._sleep = sleep
+        environment = os.environ
+        self._keyring = Keyring(options.authfile, environment, limits, warn)
+        self._transport = Transport(limits, Proxies(environment))
+        trust = Trust(environment)
+        self._endpoints = [
+            RegistryEndpoint(place, self._transport, trust, self._credentials_for(place), limits, sleep)
+            for place in registriesconf.places(reference, options.insecure)
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all connections; reads in other threads fail."""
+        self._transport.close()
+
+    def head(self) -> Digest | None:
+        """Return the digest that the registry announces for the reference, None where it announces none.
+
+        One request without a body, which Docker Hub does not count.  The answer is only a name: a store that holds
+        a manifest under it has computed that digest from the bytes that it holds, so a lying registry can at most
+        choose among manifests that were verified before, as it could by answering the GET with one of them.
+        Raises AccessError, UnavailableError.
+        """
+        if self._reference.digest is not None:
+            return self._reference.digest
+        response = self._first(lambda endpoint: endpoint.request("HEAD", self._manifest(), {"Accept": _ACCEPT}))
+        try:
+            announced = response.header("Docker-Content-Digest")
+        finally:
+            response.drain(0)
+        try:
+            return Digest(announced)
+        except RefusedError:
+            return None
+
+    def root(self, limits: Limits) -> tuple[Descriptor, bytes]:
+        """Return the manifest or index that the reference names, checked against the reference's digest.
+
+        Raises AccessError when there is none, UnavailableError, RefusedError.
+        """
+        return self._first(lambda endpoint: self._root(endpoint, limits))
+
+    def open(self, descriptor: Descriptor, offset: int = 0) -> ResumedReader:
+        """Open a blob or a nested manifest from byte `offset` on; the caller has verified, or will, what is before.
+
+        Raises AccessError when no endpoint has it, UnavailableError, RefusedError.
+        """
+        document = descriptor.media_type in _DOCUMENTS
+        return ResumedReader(
+            self._endpoints,
+            f"{'manifests' if document else 'blobs'}/{descriptor.digest}",
+            descriptor.media_type if document else "*/*",
+            descriptor,
+            offset,
+            self._limits,
+            self._sleep,
+        )
+
+    def origin(self, descriptor: Descriptor) -> str:
+        """Return the URL of a blob at the endpoint that the image came from."""
+        kind = "manifests" if descriptor.media_type in _DOCUMENTS else "blobs"
+        return str(self._endpoints[0].url(f"{kind}/{descriptor.digest}"))
+
+    def _manifest(self) -> str:
+        return f"manifests/{self._reference.digest or self._reference.tag or 'latest'}"
+
+    def _credentials_for(self, place: Endpoint) -> Callable[[], Credentials | None]:
+        options = self._options
+        # A name and password given for this image are not for its mirrors.
+        if options.username is not None and place.host == self._reference.host:
+            given = Credentials(options.username, options.password or "")
+            return lambda: given
+        return lambda: self._keyring.find(place.host, place.repository)
+
+    def _first(self, work: Callable[[RegistryEndpoint], _T]) -> _T:
+        """Return what the first endpoint gives for which `work` succeeds, and prefer that one from now on."""
+        failures: list[OciError] = []
+        for endpoint in self._endpoints:
+            try:
+                result = work(endpoint)
+            except OciError as error:
+                failures.append(error)
+                continue
+            # A new list: readers in other threads iterate over the old one.
+            self._endpoints = [endpoint, *(other for other in self._endpoints if other is not endpoint)]
+            return result
+        raise combined(failures) from failures[-1]
+
+    def _root(self, endpoint: RegistryEndpoint, limits: Limits) -> tuple[Descriptor, bytes]:
+        waiting = Patience(self._limits, self._sleep)
+        while True:
+            response = endpoint.request("GET", self._manifest(), {"Accept": _ACCEPT})
+            try:
+                return self._document(response, limits)
+            except ConnectionFailed as error:
+                waiting.wait(error)
+            finally:
+                response.close()
+
+    def _document(self, response: Response, limits: Limits) -> tuple[Descriptor, bytes]:
+        host = response.url.authority
+        what = f"the manifest of {self._reference.text}"
+        media_type = response.header("Content-Type").partition(";")[0].strip().lower()
+        encoding = response.header("Content-Encoding").lower()
+        if encoding not in ("", "identity"):
+            raise RefusedError(f"{host} sends {what} with Content-Encoding {encoding!r:.50}")
+        if media_type == "text/html":
+            raise UnavailableError(
+                f"{host} answers with a web page instead of {what}",
+                "is there a captive portal or a proxy in between, and is the host name right?",
+            )
+        raw = read_limited(response.read, limits.document_bytes, what)
+        if not raw:
+            raise UnavailableError(f"{host} answers with nothing instead of {what}")
+        descriptor = checked_root(raw, "" if media_type in _UNTYPED else media_type, self._reference.digest, what)
+        announced = response.header("Docker-Content-Digest")
+        # Only a hint: the digest of what has come counts, as everything else is checked from there.
+        if announced.startswith("sha256:") and self._reference.digest is None and announced != descriptor.digest:
+            self._warn(f"{host} announces {announced:.80} but sends {descriptor.digest}")
+        return descriptor, raw
