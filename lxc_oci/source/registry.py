@@ -58,12 +58,13 @@ class RegistrySource:
         self._warn = warn
         self._sleep = sleep
         environment = os.environ
-        self._keyring = Keyring(options.authfile, environment, limits, warn)
+        configured = registriesconf.load(environment)
+        self._keyring = Keyring(options.authfile, environment, limits, warn, configured.helpers)
         self._transport = Transport(limits, Proxies(environment))
         trust = Trust(environment)
         self._endpoints = [
             RegistryEndpoint(place, self._transport, trust, self._credentials_for(place), limits, sleep)
-            for place in registriesconf.places(reference, options.insecure)
+            for place in configured.places(reference, options.insecure)
         ]
 
     def __enter__(self) -> Self:
@@ -88,7 +89,7 @@ class RegistrySource:
         """
         if self._reference.digest is not None:
             return self._reference.digest
-        response = self._first(lambda endpoint: endpoint.request("HEAD", self._manifest(), {"Accept": _ACCEPT}))
+        response = self._first(lambda endpoint: endpoint.request("HEAD", _manifest(endpoint), {"Accept": _ACCEPT}))
         try:
             announced = response.header("Docker-Content-Digest")
         finally:
@@ -126,9 +127,6 @@ class RegistrySource:
         kind = "manifests" if descriptor.media_type in _DOCUMENTS else "blobs"
         return str(self._endpoints[0].url(f"{kind}/{descriptor.digest}"))
 
-    def _manifest(self) -> str:
-        return f"manifests/{self._reference.digest or self._reference.tag or 'latest'}"
-
     def _credentials_for(self, place: Endpoint) -> Callable[[], Credentials | None]:
         options = self._options
         # A name and password given for this image are not for its mirrors.
@@ -154,7 +152,7 @@ class RegistrySource:
     def _root(self, endpoint: RegistryEndpoint, limits: Limits) -> tuple[Descriptor, bytes]:
         waiting = Patience(self._limits, self._sleep)
         while True:
-            response = endpoint.request("GET", self._manifest(), {"Accept": _ACCEPT})
+            response = endpoint.request("GET", _manifest(endpoint), {"Accept": _ACCEPT})
             try:
                 return self._document(response, limits)
             except ConnectionFailed as error:
@@ -183,3 +181,7 @@ class RegistrySource:
         if announced.startswith("sha256:") and self._reference.digest is None and announced != descriptor.digest:
             self._warn(f"{host} announces {announced:.80} but sends {descriptor.digest}")
         return descriptor, raw
+
+
+def _manifest(endpoint: RegistryEndpoint) -> str:
+    return f"manifests/{endpoint.place.selector}"
