@@ -29,7 +29,7 @@ class Limits:
     index_depth: int = 4  # real images nest twice
     index_documents: int = 32
     layers: int = 500  # overlayfs stacks at most 500 lowers
-    archive_members: int = 1_000_000  # of an oci-archive or docker-archive
+    archive_members: int = 100_000  # of an oci-archive or docker-archive
     archive_bytes: int = 256 * GIB  # such an archive, uncompressed
     layer_bytes: int = 64 * GIB  # uncompressed tar, sparse files counted at logical size
     layer_ratio: int = 1000  # output to input, once ratio_floor_bytes are out

@@ -40,7 +40,7 @@ def open_source(reference: Reference, options: SourceOptions, limits: Limits, wa
 
         return open_oci_archive(reference, options.temporary, limits)
     if reference.transport == references.DOCKER_ARCHIVE:
-        from lxc_oci.source.archive import DockerArchiveSource
+        from lxc_oci.source.dockerarchive import DockerArchiveSource
 
         return DockerArchiveSource(reference, options.temporary, limits)
     if reference.transport == references.DIRECTORY:
