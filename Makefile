@@ -16,6 +16,7 @@ SOURCES := $(shell find $(wildcard COPYING MANIFEST.in NEWS.md README.md bin com
 # A run as root must leave nothing in the checkout.
 export PYTHONDONTWRITEBYTECODE = 1
 export LC_ALL = C.UTF-8
+export HYPOTHESIS_STORAGE_DIRECTORY = $(abspath $(CACHE))/hypothesis
 
 PYTEST = $(PYTHON) -m pytest -q
 SHORT = not box and not long
@@ -48,10 +49,6 @@ install: deb ## build the package and install it (as root)
 demo: demo-packages install ## make a container from an image made on the spot, and run it (as root)
 	@packaging/demo
 
-.PHONY: demo-packages
-demo-packages:
-	@packaging/install demo
-
 .PHONY: clean
 clean: ## remove what the targets above made
 	rm -rf dist $(CACHE) *.egg-info
@@ -75,9 +72,13 @@ check-long: test-packages install ## the sweeps (as root; an hour)
 check-unit: ## what needs neither root nor LXC, with whatever is installed
 	@$(PYTEST) -m '$(SHORT) and not root' tests/unit
 
-.PHONY: test-packages
-test-packages:
-	@packaging/install test
+.PHONY: demo-packages peers-packages test-packages vm-packages
+demo-packages peers-packages test-packages vm-packages: %-packages:
+	@packaging/install $*
+
+peers: peers-packages
+check-vm: vm-packages deb
+vm-shell: vm-packages deb
 
 -include tests/vm/vm.mk
 -include tests/peers/peers.mk

@@ -27,7 +27,7 @@ def installed(box: Box, package: Path) -> Box:
 
 
 def install(box: Box, package: Path) -> None:
-    box.run("dpkg", "--force-depends", "--install", f"/tmp/{package.name}")
+    box.run("dpkg", "--force-depends", "--force-unsafe-io", "--no-triggers", "--install", f"/tmp/{package.name}")
 
 
 def make_container(box: Box, directory: str = "/var/lib/lxc/web") -> None:
@@ -41,9 +41,9 @@ def test_nothing_is_left_without_containers(installed: Box) -> None:
     installed.write(f"{TREE}/bin/sh", b"in the store")
     installed.write("/etc/lxc-oci-py/limits.conf", b"layers = 100\n")
     assert "lxc-oci-py 0." in installed.run("/usr/bin/lxc-oci-py", "--version").stdout
-    installed.run("dpkg", "--remove", "lxc-oci-py")
+    installed.run("dpkg", "--no-triggers", "--remove", "lxc-oci-py")
     assert installed.exists(STORE)
-    said = installed.run("dpkg", "--purge", "lxc-oci-py").stdout
+    said = installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
     assert f"removing {STORE}, which no container needs" in said
     places = ["/etc", "/usr/bin", "/usr/lib/python3", "/usr/share", "/var/lib"]
     left = installed.run("find", *places, "-xdev", "-name", "*oci[-_]py*").stdout.split()
@@ -53,7 +53,7 @@ def test_nothing_is_left_without_containers(installed: Box) -> None:
 def test_a_removed_hook_says_what_to_install(installed: Box, package: Path) -> None:
     make_container(installed)
     real = installed.run("cat", HOOK).stdout
-    said = installed.run("dpkg", "--remove", "lxc-oci-py").stdout
+    said = installed.run("dpkg", "--no-triggers", "--remove", "lxc-oci-py").stdout
     assert "/var/lib/lxc/web/config" in said
     assert installed.exists("/var/lib/lxc/web/config") and installed.exists(TREE)
     done = installed.run(HOOK, check=False)
@@ -68,20 +68,20 @@ def test_purge_keeps_a_store_that_is_needed(installed: Box, package: Path, place
     make_container(installed, place)
     installed.write(f"{STORE}/containers/1", b'{\n  "lxcpath": "/srv/machines",\n  "name": "web"\n}\n')
     installed.run("mkdir", "-p", "/srv/machines")
-    said = installed.run("dpkg", "--purge", "lxc-oci-py").stdout
+    said = installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
     assert f"{STORE} is kept" in said and f"{place}/config" in said
     assert installed.run("cat", f"{TREE}/bin/sh").stdout == "kept"
     assert installed.exists(HOOK)
     install(installed, package)
     installed.run("rm", "-r", place)
-    assert "is kept" not in installed.run("dpkg", "--purge", "lxc-oci-py").stdout
+    assert "is kept" not in installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
     assert not installed.exists(STORE) and not installed.exists(HOOK)
 
 
 def test_purge_keeps_a_store_whose_containers_are_elsewhere(installed: Box) -> None:
     """An lxcpath may be a disk that is not mounted now."""
     installed.write(f"{STORE}/containers/1", b'{\n  "lxcpath": "/mnt/machines",\n  "name": "web"\n}\n')
-    said = installed.run("dpkg", "--purge", "lxc-oci-py").stdout
+    said = installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
     assert "/mnt/machines, which is not there now" in said
     assert installed.exists(STORE)
 
