@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import urlencode
 
-from lxc_oci.errors import OciError, RefusedError, UnavailableError
+from lxc_oci.errors import AccessError, OciError, RefusedError, UnavailableError
+from lxc_oci.image import manifest as manifests
 from lxc_oci.image import mediatype
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
@@ -89,7 +91,9 @@ class RegistrySource:
         """
         if self._reference.digest is not None:
             return self._reference.digest
-        response = self._first(lambda endpoint: endpoint.request("HEAD", _manifest(endpoint), {"Accept": _ACCEPT}))
+        response = self._first(
+            lambda endpoint: endpoint.request("HEAD", f"manifests/{endpoint.place.selector}", {"Accept": _ACCEPT})
+        )
         try:
             announced = response.header("Docker-Content-Digest")
         finally:
@@ -104,7 +108,9 @@ class RegistrySource:
 
         Raises AccessError when there is none, UnavailableError, RefusedError.
         """
-        return self._first(lambda endpoint: self._root(endpoint, limits))
+        return self._first(
+            lambda endpoint: self._manifest(endpoint, endpoint.place.selector, self._reference.digest, limits)
+        )
 
     def open(self, descriptor: Descriptor, offset: int = 0) -> ResumedReader:
         """Open a blob or a nested manifest from byte `offset` on; the caller has verified, or will, what is before.
@@ -122,6 +128,30 @@ class RegistrySource:
             self._sleep,
         )
 
+    def neighbour(self, selector: str, limits: Limits) -> tuple[Descriptor, bytes] | None:
+        """Return another manifest of the repository, by tag or digest; None when there is none."""
+        try:
+            return self._first(lambda endpoint: self._manifest(endpoint, selector, None, limits), prefer=False)
+        except AccessError:
+            return None
+
+    def referrers(self, image: Digest, artifact_type: str, limits: Limits) -> tuple[Descriptor, ...]:
+        """Return the descriptors of the manifests that refer to `image` and have that artifact type."""
+        path = f"referrers/{image}?{urlencode({'artifactType': artifact_type})}"
+        try:
+            raw = self._first(lambda endpoint: self._get(endpoint, path, limits), prefer=False)
+            media_type = mediatype.OCI_INDEX
+        except AccessError:
+            # distribution-spec, "Unavailable Referrers API": the index then has a tag.
+            tagged = self.neighbour(f"{image.algorithm}-{image.hex}", limits)
+            if tagged is None:
+                return ()
+            media_type, raw = tagged[0].media_type, tagged[1]
+        found = manifests.parse(raw, media_type, limits)
+        if not isinstance(found, manifests.Index):
+            return ()
+        return tuple(entry for entry in found.manifests if entry.artifact_type == artifact_type)
+
     def origin(self, descriptor: Descriptor) -> str:
         """Return the URL of a blob at the endpoint that the image came from."""
         kind = "manifests" if descriptor.media_type in _DOCUMENTS else "blobs"
@@ -135,8 +165,8 @@ class RegistrySource:
             return lambda: given
         return lambda: self._keyring.find(place.host, place.repository)
 
-    def _first(self, work: Callable[[RegistryEndpoint], _T]) -> _T:
-        """Return what the first endpoint gives for which `work` succeeds, and prefer that one from now on."""
+    def _first(self, work: Callable[[RegistryEndpoint], _T], prefer: bool = True) -> _T:
+        """Return what the first endpoint gives for which `work` succeeds; `prefer` that one from now on."""
         failures: list[OciError] = []
         for endpoint in self._endpoints:
             try:
@@ -145,24 +175,36 @@ class RegistrySource:
                 failures.append(error)
                 continue
             # A new list: readers in other threads iterate over the old one.
-            self._endpoints = [endpoint, *(other for other in self._endpoints if other is not endpoint)]
+            if prefer:
+                self._endpoints = [endpoint, *(other for other in self._endpoints if other is not endpoint)]
             return result
         raise combined(failures) from failures[-1]
 
-    def _root(self, endpoint: RegistryEndpoint, limits: Limits) -> tuple[Descriptor, bytes]:
+    def _manifest(
+        self, endpoint: RegistryEndpoint, selector: str, pinned: Digest | None, limits: Limits
+    ) -> tuple[Descriptor, bytes]:
         waiting = Patience(self._limits, self._sleep)
         while True:
-            response = endpoint.request("GET", _manifest(endpoint), {"Accept": _ACCEPT})
+            response = endpoint.request("GET", f"manifests/{selector}", {"Accept": _ACCEPT})
             try:
-                return self._document(response, limits)
+                return self._document(response, selector, pinned, limits)
             except ConnectionFailed as error:
                 waiting.wait(error)
             finally:
                 response.close()
 
-    def _document(self, response: Response, limits: Limits) -> tuple[Descriptor, bytes]:
+    def _get(self, endpoint: RegistryEndpoint, path: str, limits: Limits) -> bytes:
+        response = endpoint.request("GET", path, {"Accept": mediatype.OCI_INDEX})
+        try:
+            return read_limited(response.read, limits.document_bytes, f"the list of referrers of {endpoint.place}")
+        finally:
+            response.close()
+
+    def _document(
+        self, response: Response, selector: str, pinned: Digest | None, limits: Limits
+    ) -> tuple[Descriptor, bytes]:
         host = response.url.authority
-        what = f"the manifest of {self._reference.text}"
+        what = f"the manifest {selector} of {self._reference.name}"
         media_type = response.header("Content-Type").partition(";")[0].strip().lower()
         encoding = response.header("Content-Encoding").lower()
         if encoding not in ("", "identity"):
@@ -175,13 +217,9 @@ class RegistrySource:
         raw = read_limited(response.read, limits.document_bytes, what)
         if not raw:
             raise UnavailableError(f"{host} answers with nothing instead of {what}")
-        descriptor = checked_root(raw, "" if media_type in _UNTYPED else media_type, self._reference.digest, what)
+        descriptor = checked_root(raw, "" if media_type in _UNTYPED else media_type, pinned, what)
         announced = response.header("Docker-Content-Digest")
         # Only a hint: the digest of what has come counts, as everything else is checked from there.
-        if announced.startswith("sha256:") and self._reference.digest is None and announced != descriptor.digest:
+        if announced.startswith("sha256:") and pinned is None and announced != descriptor.digest:
             self._warn(f"{host} announces {announced:.80} but sends {descriptor.digest}")
         return descriptor, raw
-
-
-def _manifest(endpoint: RegistryEndpoint) -> str:
-    return f"manifests/{endpoint.place.selector}"
