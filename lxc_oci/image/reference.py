@@ -95,7 +95,7 @@ def parse(url: str, exists: Callable[[str], bool] = os.path.exists) -> Reference
         if not rest:
             raise UsageError(f"{transport}: names no image")
         return Reference(transport, path=rest)
-    if colon and rest.startswith(("/", "./", "../")):
+    if colon and rest.startswith(("/", "./", "../")) and transport not in ("http", "https"):
         raise UsageError(f"{transport!r:.50} is not a transport", _TRANSPORTS)
     raise UsageError(f"{_shown(url)!r:.200} does not say where the image is", _suggestion(url))
 
