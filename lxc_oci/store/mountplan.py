@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The plan that hooks/oci-py-mount carries out at every start: lower layers, overlay, or an external helper.
+
+A plan is data: it names files of the store by absolute path and the container's own by plain names below its
+directory, so that a renamed or copied container needs no change.  Making the lowers is beyond this module.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lxc_oci import jsonio
+from lxc_oci.errors import OciError, RefusedError, UnsupportedError
+from lxc_oci.image.manifest import Manifest
+from lxc_oci.image.mediatype import LayerKind, layer_kind
+from lxc_oci.kernel import durable, run
+from lxc_oci.layer import verity
+from lxc_oci.layer.verity import Verity
+from lxc_oci.limits import Limits
+
+HOOK = "/usr/share/lxc/hooks/oci-py-mount"
+NAME = "oci-py/plan.json"
+VERSION = 1
+UPPER, WORK = "upper", "work"
+
+# kinds of lowers
+TREE, SQUASHFS, EROFS, HELPER = "tree", "squashfs", "erofs", "helper"
+
+
+@dataclass(frozen=True)
+class Lower:
+    """One lower layer: a directory (`tree`), an image file, or what an external helper mounts read-only."""
+
+    kind: str
+    path: str = ""
+    devices: tuple[str, ...] = ()  # EROFS: further files that hold its data, such as the indexed tar
+    fuse: bool = False  # not by the kernel
+    verity: Verity | None = None
+
+
+@dataclass(frozen=True)
+class HelperCall:
+    """How the external helper is called: HELPER mount [--persist UPPER] LAYOUT:NAME MOUNTPOINT."""
+
+    program: str
+    persist: bool  # else read-only, below our overlay
+    layout: str = "oci"  # a directory of the container's
+    name: str = "image"  # fixed: names of containers are not always tags (image-spec annotations.md)
+    upper: str = "helper"
+    seconds: int = 600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is mounted; `lowers` bottom first, as the layers of a manifest."""
+
+    lowers: tuple[Lower, ...]
+    userxattr: bool = False
+    helper: HelperCall | None = None
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The directories in the container's directory that hold its writes, and what the plan needs there."""
+        if self.helper is None:
+            return (UPPER, WORK)
+        if self.helper.persist:
+            return (self.helper.upper, self.helper.layout)
+        return (UPPER, WORK, self.helper.layout)
+
+
+def for_layers(
+    manifest: Manifest, paths: Sequence[str], *, kernel: bool, require_verity: bool, userxattr: bool
+) -> Plan:
+    """Return the plan for an image of squashfs and EROFS layers whose blobs are the files `paths`.
+
+    `kernel` lets the kernel parse them, else FUSE does.  Raises RefusedError for another kind of layer, a file that
+    is no such image, and a layer without a verity root hash where `require_verity`.
+    """
+    lowers = []
+    for number, (descriptor, path) in enumerate(zip(manifest.layers, paths, strict=True)):
+        what = f"layer {number}"
+        kind = layer_kind(descriptor.media_type)
+        if kind not in (LayerKind.SQUASHFS, LayerKind.EROFS):
+            raise RefusedError(f"{what} has the type {descriptor.media_type!r:.100}, which cannot be mounted")
+        data = verity.of(descriptor, path, kind, what)
+        if data is None:
+            if require_verity:
+                raise RefusedError(
+                    f"{what} has no verity root hash", "leave out --require-verity, or ask the image's author for one"
+                )
+            verity.image_length(path, kind)
+        lowers.append(Lower(kind.value, path, (), not kernel, data))
+    return Plan(tuple(lowers), userxattr)
+
+
+def render(plan: Plan) -> bytes:
+    """Return the plan as hooks/oci-py-mount reads it."""
+    document: dict[str, Any] = {"version": VERSION, "lowers": [_lower(lower) for lower in plan.lowers]}
+    helper = plan.helper
+    if helper is None or not helper.persist:
+        document |= {"upper": UPPER, "work": WORK}
+    if plan.userxattr:
+        document["userxattr"] = True
+    if helper is not None:
+        document["helper"] = {
+            "program": helper.program,
+            "persist": helper.persist,
+            "layout": helper.layout,
+            "name": helper.name,
+            "upper": helper.upper,
+            "seconds": helper.seconds,
+        }
+    return jsonio.dump(document)
+
+
+def _lower(lower: Lower) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": lower.kind}
+    if lower.kind != HELPER:
+        found["path"] = lower.path
+    if lower.devices:
+        found["devices"] = list(lower.devices)
+    if lower.fuse:
+        found["driver"] = "fuse"
+    if lower.verity is not None:
+        found["verity"] = {"root": lower.verity.root, "offset": lower.verity.offset}
+    return found
+
+
+def parse(raw: bytes) -> Plan:
+    """Return the plan of a plan.json.  Raises RefusedError."""
+    document = jsonio.parse(raw, "the mount plan")
+    try:
+        if document["version"] != VERSION:
+            raise RefusedError(f"the mount plan has version {document['version']!r:.20}", "upgrade lxc-oci-py")
+        helper = document.get("helper")
+        return Plan(
+            tuple(
+                Lower(
+                    one["kind"],
+                    one.get("path", ""),
+                    tuple(one.get("devices", ())),
+                    one.get("driver") == "fuse",
+                    Verity(one["verity"]["root"], one["verity"]["offset"]) if one.get("verity") else None,
+                )
+                for one in document["lowers"]
+            ),
+            document.get("userxattr", False),
+            HelperCall(**helper) if helper else None,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RefusedError("the mount plan is damaged", "make the container again") from error
+
+
+def load(container: str) -> Plan | None:
+    """Return the plan of the container in that directory, or None when its form has none.  Raises RefusedError."""
+    try:
+        with open(os.path.join(container, NAME), "rb") as file:
+            return parse(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def write(container: str, plan: Plan) -> None:
+    """Make what the plan needs in the container's directory, and the plan itself, durably.
+
+    A helper's layout is not made here (store.helper.write_layout).  Raises OSError.
+    """
+    directory = os.path.join(container, os.path.dirname(NAME))
+    os.makedirs(directory, 0o755, exist_ok=True)
+    for name in plan.own:
+        if plan.helper is None or name != plan.helper.layout:
+            os.makedirs(os.path.join(container, name), 0o755, exist_ok=True)
+    # Read by the hook as the container's root, and by no other user; nothing in it is secret.
+    durable.write_file(os.path.join(container, NAME), render(plan), 0o644)
+
+
+@contextmanager
+def attached(container: str, limits: Limits, *, hook: str = HOOK) -> Iterator[str]:
+    """Mount the rootfs of the container as a start would, for the time of the context; yields its path.
+
+    The caller is in a private mount namespace.  Raises UnsupportedError with the hook's message; nothing stays mounted.
+    """
+    target = os.path.join(container, "rootfs")
+    _call(hook, "attach", container, limits)
+    try:
+        yield target
+    except BaseException:
+        try:
+            _call(hook, "detach", container, limits)
+        except OciError:
+            pass  # the first error is the one that counts
+        raise
+    _call(hook, "detach", container, limits)
+
+
+def _call(hook: str, verb: str, container: str, limits: Limits) -> None:
+    result = run.run([hook, verb, container], timeout=limits.helper_timeout + 60)
+    if result.status == 0:
+        return
+    lines = [line.strip() for line in result.errors.decode("utf-8", "replace").splitlines() if line.strip()]
+    message = lines[-1].partition("oci-py-mount: ")[2] or lines[-1] if lines else f"exit status {result.status}"
+    # What a helper or a FUSE program said stands before the hook's own line.
+    raise UnsupportedError(message, " / ".join(lines[-4:-1]))
