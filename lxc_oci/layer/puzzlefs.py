@@ -15,6 +15,7 @@ from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -23,20 +24,17 @@ from lxc_oci.image import digest as digests
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Manifest
 from lxc_oci.layer import entry as kinds
+from lxc_oci.layer import inflate
 from lxc_oci.layer.capnp import Message, Struct, StructList
-from lxc_oci.layer.entry import Entry
+from lxc_oci.layer.entry import Data, Entry
 from lxc_oci.limits import Limits
-
-try:
-    import zstandard
-except ImportError:  # Recommends, not Depends: only compressed chunks need it
-    zstandard = None  # type: ignore[assignment]
 
 ROOTFS = "application/vnd.puzzlefs.image.rootfs.v1"
 FORMAT = 3
 ROOT_INODE = 1
 MIB = 1024 * 1024
 CHUNK_BYTES = 16 * MIB  # puzzlefs cuts chunks at 256 KiB; one is held in memory whole
+SMALL = 1 << 16  # a file's data up to this size comes in one piece
 CACHE_BYTES = 4 * CHUNK_BYTES  # small files share chunks, and the walk is in the order in which they were packed
 
 _NAME_BYTES = 255  # NAME_MAX
@@ -71,12 +69,15 @@ class BlobReader(Protocol):
 OpenBlob = Callable[[Digest], BlobReader]
 
 
-def entries(manifest: Manifest, open_blob: OpenBlob, limits: Limits) -> Iterator[tuple[Entry, Iterable[bytes]]]:
-    """Yield the entries of a PuzzleFS image, each with the pieces of its data.
+def entries(
+    manifest: Manifest, open_blob: OpenBlob, limits: Limits, warn: Callable[[str], None]
+) -> Iterator[tuple[Entry, Data]]:
+    """Yield the entries of a PuzzleFS image, each with its data.
 
     The root comes first, named `.`; a directory comes before what is in it and a file before the hard links to it;
-    all names of a directory come together, sorted, and then its directories in turn.  Data may be left unread, and is
-    empty for all but files.  `open_blob` opens a layer of `manifest` by its digest; it need not verify.
+    all names of a directory come together, sorted, and then its directories in turn.  Names are as they are: a `.wh.`
+    at the beginning means nothing.  `open_blob` opens a layer of `manifest` by its digest; it need not verify, and must
+    not insist on the descriptor's size, which puzzlefs 0.2.0 gives wrongly for compressed chunks.
 
     Raises RefusedError for anything that does not fit together or is over a limit, UnsupportedError for another
     version of the format or a missing zstd decoder, and whatever `open_blob` raises.
@@ -86,7 +87,7 @@ def entries(manifest: Manifest, open_blob: OpenBlob, limits: Limits) -> Iterator
         found = "there is no layer" if descriptor is None else f"the first layer is {descriptor.media_type!r:.100}"
         raise UnsupportedError(f"this is no PuzzleFS image of a known version: {found}, not {ROOTFS}")
     raw = _read(open_blob, descriptor.digest, limits.puzzlefs_bytes, "the PuzzleFS metadata")
-    chunks = _Chunks(open_blob, frozenset(layer.digest for layer in manifest.layers[1:]), limits)
+    chunks = _Chunks(open_blob, frozenset(layer.digest for layer in manifest.layers[1:]), limits, warn)
     return _Walk(read_rootfs(raw, limits), chunks, limits).entries()
 
 
@@ -191,7 +192,7 @@ class _Walk:
         self._count = 0
         self._bytes = 0
 
-    def entries(self) -> Iterator[tuple[Entry, Iterable[bytes]]]:
+    def entries(self) -> Iterator[tuple[Entry, Data]]:
         root = self._rootfs.find(ROOT_INODE)
         if root is None or _kind(root) != _DIRECTORY:
             raise RefusedError("the root of the PuzzleFS image is not a directory")
@@ -212,7 +213,7 @@ class _Walk:
                     directories.append((place, child))
             waiting.extend(reversed(directories))
 
-    def _entry(self, path: bytes, number: int, inode: Struct) -> tuple[Entry, Iterable[bytes]]:
+    def _entry(self, path: bytes, number: int, inode: Struct) -> tuple[Entry, Data]:
         limits = self._limits
         self._count += 1
         if self._count > limits.entries:
@@ -226,7 +227,7 @@ class _Walk:
         if first != path:
             if kind == _DIRECTORY:
                 raise _refusal(path, f"is the same directory as {first!r:.200}")
-            return Entry(name=path, type=kinds.HARDLINK, link=first), ()
+            return Entry(name=path, type=kinds.HARDLINK, link=first), b""
         uid, gid = inode.u32(12), inode.u32(16)
         if _NO_OWNER in (uid, gid):
             raise _refusal(path, f"has the impossible owner {uid}:{gid}")
@@ -242,12 +243,13 @@ class _Walk:
             xattrs=self._xattrs(path, additional),
         )
         if kind != _FILE:
-            return entry, ()
+            return entry, b""
         size = sum(chunk.u64(0) for chunk in inode.structs(0))
         self._bytes += size
         if self._bytes > limits.layer_bytes:
             raise _refusal(path, f"makes the image larger than the limit of {limits.layer_bytes} bytes")
-        return entry._replace(size=size), self._chunks.data(path, inode)
+        pieces = self._chunks.data(path, inode)
+        return entry._replace(size=size), b"".join(pieces) if size <= SMALL else _Content(pieces)
 
     def _xattrs(self, path: bytes, additional: Struct | None) -> tuple[tuple[bytes, bytes], ...]:
         if additional is None:
@@ -282,11 +284,28 @@ def _device(path: bytes, inode: Struct) -> tuple[int, int]:
     return major, minor
 
 
+class _Content:
+    """The data of one file as entry.Content."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._piece = memoryview(b"")
+
+    def read(self, size: int, /) -> memoryview:
+        if not self._piece:
+            self._piece = memoryview(next(self._pieces, b""))
+        data, self._piece = self._piece[:size], self._piece[size:]
+        return data
+
+
 class _Chunks:
     """Contents of files, from blobs that are read whole, verified, and kept while room is left for them."""
 
-    def __init__(self, open_blob: OpenBlob, known: frozenset[Digest], limits: Limits) -> None:
+    def __init__(
+        self, open_blob: OpenBlob, known: frozenset[Digest], limits: Limits, warn: Callable[[str], None]
+    ) -> None:
         self._open_blob = open_blob
+        self._warn = warn
         self._known = known
         self._limits = limits
         self._cache: OrderedDict[tuple[Digest, bool], bytes] = OrderedDict()
@@ -340,16 +359,16 @@ class _Chunks:
 
     def _decompress(self, path: bytes, digest: Digest, blob: bytes) -> bytes:
         """Decode the seekable form as what it is to a plain decoder: many small frames, and a skippable one."""
-        if zstandard is None:
-            raise UnsupportedError("the PuzzleFS image has chunks compressed by zstd", "apt install python3-zstandard")
-        decoder = zstandard.ZstdDecompressor(max_window_size=1 << self._limits.zstd_window_log)
+        decoded = bytearray()
         try:
-            decoded: bytes = decoder.stream_reader(blob, read_across_frames=True).read(CHUNK_BYTES + 1)
-        except zstandard.ZstdError as error:
-            raise _refusal(path, f"has the damaged chunk {digest} ({error})") from error
+            reader = inflate.decompress(BytesIO(blob), "zstd", self._limits, self._warn)
+            while len(decoded) <= CHUNK_BYTES and (data := reader.read()):
+                decoded += data
+        except RefusedError as error:
+            raise _refusal(path, f"has the damaged chunk {digest} ({error.message})") from error
         if len(decoded) > CHUNK_BYTES:
             raise _refusal(path, f"has chunk {digest}, which is larger than {CHUNK_BYTES} bytes")
-        return decoded
+        return bytes(decoded)
 
 
 def _read(open_blob: OpenBlob, digest: Digest, limit: int, what: str) -> bytes:

@@ -20,6 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+# Taken when this is imported: the tests themselves run with a HOME that is nobody's.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -52,8 +55,7 @@ PEERS = {
 
 def home(peer: Peer) -> Path:
     """Where that version of a peer is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "lxc-oci-py" / "peers" / f"{peer.name}-{peer.version}"
+    return CACHE / "lxc-oci-py" / "peers" / f"{peer.name}-{peer.version}"
 
 
 def find(name: str) -> Path | None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The PuzzleFS reader on images made byte by byte; what the real puzzlefs writes is in tests/peers."""
+"""The PuzzleFS reader on images made byte by byte; the real puzzlefs is in tests/peers."""
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from lxc_oci.errors import OciError, RefusedError, UnsupportedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.layer import puzzlefs
-from lxc_oci.layer.entry import Entry
+from lxc_oci.layer.entry import Data, Entry
 from lxc_oci.limits import Limits
 from tests.support.puzzlefs_image import (
     Image,
@@ -36,8 +37,12 @@ LIMITS = Limits()
 
 def read(image: Image, root: S | bytes, limits: Limits = LIMITS, *, far: str = "") -> Iterator[tuple[Entry, bytes]]:
     raw = root if isinstance(root, bytes) else message(root, far=far)
-    for entry, data in puzzlefs.entries(image.manifest(raw), image.open, limits):
-        yield entry, b"".join(data)
+    for entry, data in puzzlefs.entries(image.manifest(raw), image.open, limits, pytest.fail):
+        yield entry, whole(data)
+
+
+def whole(data: Data) -> bytes:
+    return bytes(data) if isinstance(data, (bytes, memoryview)) else b"".join(iter(lambda: data.read(1000), b""))
 
 
 def tree(image: Image, *deltas: list[S], limits: Limits = LIMITS) -> dict[bytes, tuple[Entry, bytes]]:
@@ -104,13 +109,17 @@ def test_every_type_in_order(far: str) -> None:
     ]
 
 
-def test_data_may_be_left_unread_or_read_late() -> None:
+def test_large_data_may_be_left_unread_or_read_late() -> None:
     image = Image()
-    raw = message(rootfs([one_of_each(image)]))
-    found = dict(puzzlefs.entries(image.manifest(raw), image.open, LIMITS))
+    content = [hashlib.shake_128(bytes([number])).digest(40_000) for number in range(3)]
+    one, two, three = (image.chunk(part) for part in content)
+    delta = [inode(1, "directory", directory({b"a": 2, b"b": 3})), inode(2, "file", [one, two])]
+    delta.append(inode(3, "file", [two, three]))
+    raw = message(rootfs([delta]))
+    found = {entry.name: data for entry, data in puzzlefs.entries(image.manifest(raw), image.open, LIMITS, pytest.fail)}
     assert len(image.opened) == 1  # the metadata
-    files = {entry.name: data for entry, data in found.items()}
-    assert b"".join(files[b"etc/again"]) == b"hello"
+    assert whole(found[b"b"]) == content[1] + content[2]
+    assert len(image.opened) == 3
 
 
 def test_a_chunk_is_read_once_for_all_files_in_it() -> None:
@@ -296,7 +305,7 @@ def test_metadata_with_another_digest_are_refused() -> None:
     manifest = image.manifest(message(rootfs([file_of([])])))
     image.blobs[manifest.layers[0].digest] += b"\0"
     with pytest.raises(RefusedError, match="the PuzzleFS metadata has digest sha256:"):
-        puzzlefs.entries(manifest, image.open, LIMITS)
+        puzzlefs.entries(manifest, image.open, LIMITS, pytest.fail)
 
 
 def test_a_chunk_that_is_no_layer_of_the_manifest_is_not_opened() -> None:
@@ -365,12 +374,14 @@ def test_a_large_chunk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(image, file_of([image.chunk(bytes(1001), 1)]), match="larger than the limit of 1000 bytes")
 
 
-def test_without_zstandard_only_plain_chunks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(puzzlefs, "zstandard", None)
+def test_without_a_zstd_decoder_only_plain_chunks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image()
-    assert tree(image, file_of([image.chunk(b"plain")]))[b"f"][1] == b"plain"
+    plain, compressed = file_of([image.chunk(b"plain")]), file_of([image.chunk(b"zstd", compressed=True)])
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "compression", None)
+    assert tree(image, plain)[b"f"][1] == b"plain"
     with pytest.raises(UnsupportedError) as caught:
-        tree(image, file_of([image.chunk(b"plain", compressed=True)]))
+        tree(image, compressed)
     assert "python3-zstandard" in caught.value.hint
 
 
@@ -385,9 +396,9 @@ def test_other_media_types_are_unsupported(media_type: str) -> None:
     image = Image()
     manifest = image.manifest(message(rootfs([])), media_type=media_type)
     with pytest.raises(UnsupportedError, match=re.escape(media_type)):
-        puzzlefs.entries(manifest, image.open, LIMITS)
+        puzzlefs.entries(manifest, image.open, LIMITS, pytest.fail)
     with pytest.raises(UnsupportedError, match="there is no layer"):
-        puzzlefs.entries(replace(manifest, layers=()), image.open, LIMITS)
+        puzzlefs.entries(replace(manifest, layers=()), image.open, LIMITS, pytest.fail)
 
 
 # Limits

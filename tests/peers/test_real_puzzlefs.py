@@ -28,12 +28,13 @@ from lxc_oci.image import manifest as manifests
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Manifest
 from lxc_oci.layer import puzzlefs
+from lxc_oci.layer.entry import Data, Entry
 from lxc_oci.limits import Limits
 from tests.peers import build
 from tests.support import need
 from tests.support.puzzlefs_image import Image, device, directory, inode, message, rootfs
 
-LIMITS = Limits(layers=100_000)
+LIMITS = Limits()
 TIMEOUT = 60
 CAPABILITY = struct.pack("<5I", 0x02000000 | 1, 1 << 13, 0, 0, 0)  # cap_net_raw=ep
 
@@ -100,11 +101,25 @@ def on_disk(root: Path) -> Tree:
     return found
 
 
+def read(layout: Path, tag: str) -> Iterator[tuple[Entry, Data]]:
+    return puzzlefs.entries(
+        manifest(layout, tag), lambda digest: blob(layout, digest).open("rb"), LIMITS, warn=pytest.fail
+    )
+
+
+def pieces(data: Data) -> Iterator[bytes | memoryview]:
+    if isinstance(data, (bytes, memoryview)):
+        yield data
+        return
+    while piece := data.read(1 << 20):
+        yield piece
+
+
 def in_image(layout: Path, tag: str) -> Tree:
     """The facts of an image as our reader gives them."""
     found: Tree = {}
     groups: dict[bytes, list[bytes]] = {}
-    for entry, data in puzzlefs.entries(manifest(layout, tag), lambda digest: blob(layout, digest).open("rb"), LIMITS):
+    for entry, data in read(layout, tag):
         assert entry.name not in found
         if entry.type == "hardlink":
             groups[entry.link].append(entry.name)
@@ -112,7 +127,7 @@ def in_image(layout: Path, tag: str) -> Tree:
             continue
         hasher = hashlib.sha256()
         size = 0
-        for piece in data:
+        for piece in pieces(data):
             hasher.update(piece)
             size += len(piece)
         assert size == entry.size
