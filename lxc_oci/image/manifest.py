@@ -70,13 +70,14 @@ def parse(raw: bytes, media_type: str, limits: Limits) -> Manifest | Index:
     if inner and media_type and inner != media_type:
         raise RefusedError(f"the manifest calls itself {inner!r:.100} but was announced as {media_type!r:.100}")
     kind = inner or media_type
-    if kind in mediatype.DOCKER_SCHEMA_1 or document.get("schemaVersion") == 1 or "fsLayers" in document:
+    version = document.get("schemaVersion")
+    if kind in mediatype.DOCKER_SCHEMA_1 or (type(version) is int and version == 1) or "fsLayers" in document:
         raise RefusedError(
             "the image has a Docker schema 1 manifest, which is not supported",
             "push it again with a current docker, podman or skopeo to convert it",
         )
-    if document.get("schemaVersion") != 2:
-        raise RefusedError(f"the manifest has schemaVersion {document.get('schemaVersion')!r:.50}, not 2")
+    if type(version) is not int or version != 2:
+        raise RefusedError(f"the manifest has schemaVersion {version!r:.50}, not 2")
     if not kind:
         kind = mediatype.OCI_INDEX if "manifests" in document else mediatype.OCI_MANIFEST
     if kind in mediatype.INDEXES:
