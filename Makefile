@@ -32,8 +32,8 @@ deb: dist/lxc-oci-py_$(VERSION)-1_all.deb ## dist/*.deb, what `apt install ./dis
 
 dist/lxc-oci-py_$(VERSION)-1_all.deb: $(SOURCES)
 	@packaging/install build
-	@packaging/build-deb dist
 	@packaging/wheel2deb.py dist
+	@packaging/build-deb dist
 
 .PHONY: stdeb
 stdeb: ## the same package, made by stdeb from setup.cfg alone, in dist/stdeb

@@ -161,13 +161,18 @@ def main(argv: list[str]) -> int:
     architecture = output("dpkg", "--print-architecture")
     for wheel in WHEELS:
         package = f"python3-{wheel.name}"
-        if distribution_has(package):
+        made = destination / f"{package}_{wheel.version}-0~pypi1_{architecture}.deb"
+        keep = not distribution_has(package)
+        # `apt install ./dist/*.deb` must not meet another version, or one for another distribution.
+        for old in destination.glob(f"{package}_*~pypi*.deb"):
+            if old != made or not keep:
+                old.unlink()
+        if not keep:
             print(f"{package}: this distribution has it")
             continue
         if PYTHON != "3.11" or architecture not in wheel.sha256:
             print(f"{package}: no wheel is pinned for Python {PYTHON} on {architecture}", file=sys.stderr)
             return 1
-        made = destination / f"{package}_{wheel.version}-0~pypi1_{architecture}.deb"
         if made.exists():
             print(f"{made.name}: made before")
             continue
@@ -180,4 +185,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    try:
+        sys.exit(main(sys.argv))
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"wheel2deb: {' '.join(error.cmd[:5])} failed with status {error.returncode}")
