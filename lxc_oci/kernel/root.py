@@ -155,7 +155,7 @@ class Root:
 def remove_tree(parent_fd: int, name: bytes) -> None:
     """Remove `name` and all below it by descriptors, following no link and crossing no mount.
 
-    A missing name is no error.  Raises OSError (EBUSY where something is mounted).
+    A missing name is no error.  Raises OSError (EXDEV or EBUSY where something is mounted).
     """
     try:
         os.unlink(name, dir_fd=parent_fd)
@@ -165,58 +165,64 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
     except (IsADirectoryError, PermissionError):  # POSIX lets unlink of a directory give EPERM
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
             raise
-    device = os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_dev
-    # An explicit stack: the image decides how deep a tree is.  Descriptors are dropped and found again by
-    # "..", checked by inode, so that depth costs no descriptors either.
-    path = [name]
-    fd = _enter(parent_fd, name, device)
+    # An explicit stack: the image decides how deep a tree is.  One descriptor is open at a time, and the way up is
+    # "..", compared with the directory that was there on the way down.
+    fd = _enter(parent_fd, name)
+    stack = [(_identity(fd), _unlink_all(fd))]
     try:
-        while path:
-            child = _first_directory_left(fd)
-            if child is not None:
-                below = _enter(fd, child, device)
+        while True:
+            identity, directories = stack[-1]
+            if directories:
+                below = _enter(fd, directories[-1])
                 os.close(fd)
                 fd = below
-                path.append(child)
+                stack.append((_identity(fd), _unlink_all(fd)))
                 continue
-            leaf = path.pop()
-            if not path:
+            stack.pop()
+            if not stack:
                 break
             above = os.open(b"..", _DIRECTORY, dir_fd=fd)
             os.close(fd)
             fd = above
-            os.rmdir(leaf, dir_fd=fd)
+            identity, directories = stack[-1]
+            if _identity(fd) != identity:
+                raise OSError(errno.ESTALE, "moved while it was removed", name)
+            os.rmdir(directories.pop(), dir_fd=fd)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent_fd)
 
 
-def _enter(parent_fd: int, name: bytes, device: int) -> int:
-    """Open the directory `name` for removal: it must lie on `device`."""
+def _enter(parent_fd: int, name: bytes) -> int:
+    """Open the directory `name` for removal, unless something is mounted on it."""
+    resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
     try:
-        fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
-    except PermissionError:  # a directory without r or x for a process without CAP_DAC_OVERRIDE
+        return syscalls.openat2(parent_fd, name, _DIRECTORY, 0, resolve)
+    except PermissionError:  # a directory without r or x, for a process without CAP_DAC_OVERRIDE
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
+            raise
         os.chmod(name, 0o700, dir_fd=parent_fd)
-        fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
-    if os.fstat(fd).st_dev != device:
-        os.close(fd)
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
-    return fd
+        return syscalls.openat2(parent_fd, name, _DIRECTORY, 0, resolve)
 
 
-def _first_directory_left(fd: int) -> bytes | None:
-    """Unlink all but the directories in `fd` and return one that must be emptied first, or None."""
-    found = None
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _unlink_all(fd: int) -> list[bytes]:
+    """Remove all but the directories with something in them from `fd`, and return those."""
+    left = []
     with os.scandir(fd) as entries:
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            if not entry.is_dir(follow_symlinks=False):
-                os.unlink(name, dir_fd=fd)
-                continue
-            try:
-                os.rmdir(name, dir_fd=fd)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                found = found or name
-    return found
+        found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        if not is_directory:
+            os.unlink(name, dir_fd=fd)
+            continue
+        try:
+            os.rmdir(name, dir_fd=fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
+                raise
+            left.append(name)
+    return left
