@@ -6,10 +6,15 @@ descriptors, a time limit, and death with us: a helper outlives nobody.
 """
 
 import os
+import select
 import signal
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from lxc_oci.errors import UnavailableError, UnsupportedError
 
@@ -68,18 +73,10 @@ def run(
     group is killed) and UnsupportedError when it cannot be started.
     """
 
-    # util-linux's own programs set the limits: code of ours between fork and exec is unsafe with threads.
-    prefix = [_SETPRIV, "--pdeathsig", "KILL"]
-    if user is not None:
-        prefix += ["--reuid", str(user[0]), "--regid", str(user[1]), "--clear-groups", "--no-new-privs"]
-        prefix += ["--inh-caps", "-all", "--bounding-set", "-all"]
-    if memory is not None:
-        prefix += [_PRLIMIT, f"--as={memory}"]
-
     name = os.path.basename(os.fsdecode(argv[0]))
     try:
         process = subprocess.Popen(
-            [*prefix, *argv],
+            [*_prefix(memory, user), *argv],
             stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -101,3 +98,82 @@ def run(
         process.wait()
         raise
     return Result(process.returncode, output, errors)
+
+
+def _prefix(memory: int | None, user: tuple[int, int] | None) -> list[str]:
+    """Return what stands before a program: util-linux's own programs set the limits, because code of ours between
+    fork and exec is unsafe with threads."""
+    prefix = [_SETPRIV, "--pdeathsig", "KILL"]
+    if user is not None:
+        prefix += ["--reuid", str(user[0]), "--regid", str(user[1]), "--clear-groups", "--no-new-privs"]
+        prefix += ["--inh-caps", "-all", "--bounding-set", "-all"]
+    if memory is not None:
+        prefix += [_PRLIMIT, f"--as={memory}"]
+    return prefix
+
+
+class Stream:
+    """A program whose standard output is read while it runs.  A context manager; leaving it kills the program.
+
+    `timeout` is seconds for the whole of it; `memory`, `user` and `pass_fds` are those of `run`.  Starting raises
+    UnsupportedError, reading UnavailableError when the time is over.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        timeout: float,
+        pass_fds: Sequence[int] = (),
+        memory: int | None = None,
+        user: tuple[int, int] | None = None,
+    ) -> None:
+        self._name = os.path.basename(os.fsdecode(argv[0]))
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
+        self._errors = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                [*_prefix(memory, user), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=CLEAN_ENVIRONMENT,
+                cwd="/",
+                bufsize=0,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise UnsupportedError(f"cannot start {self._name}: {error.strerror}") from error
+        assert self._process.stdout is not None
+        self._output = self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._output.close()
+        self._process.wait()
+        self._errors.close()
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes of what the program prints, b"" at the end."""
+        left = self._end - time.monotonic()
+        if left <= 0 or not select.select([self._output], [], [], left)[0]:
+            raise UnavailableError(f"{self._name} did not finish in {self._timeout:.0f} seconds")
+        return os.read(self._output.fileno(), size)
+
+    def finish(self) -> Result:
+        """Wait for the program, whose output was read to its end, and return how it ended (without the output)."""
+        try:
+            self._process.wait(max(0.0, self._end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise UnavailableError(f"{self._name} did not finish in {self._timeout:.0f} seconds") from None
+        self._errors.seek(0)
+        return Result(self._process.returncode, b"", self._errors.read(1 << 20))
