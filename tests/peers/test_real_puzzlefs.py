@@ -27,8 +27,10 @@ from lxc_oci.errors import RefusedError
 from lxc_oci.image import manifest as manifests
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Manifest
+from lxc_oci.kernel.root import Root
 from lxc_oci.layer import puzzlefs
 from lxc_oci.layer.entry import Data, Entry
+from lxc_oci.layer.unpack import Unpacker
 from lxc_oci.limits import Limits
 from tests.peers import build
 from tests.support import need
@@ -307,6 +309,22 @@ def test_every_type_as_put_in_and_as_mounted(full: Path, tmp_path: Path, options
         shown = on_disk(point)
     # Its getattr has no device numbers.
     assert {name: replace(facts, device=(0, 0)) for name, facts in ours.items()} == shown
+
+
+@OPTIONS
+def test_unpacked_as_put_in(full: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    build_image(full, tmp_path / "oci", "full", *options)
+    (tmp_path / "out").mkdir()
+    with (
+        Root.at(os.fspath(tmp_path / "out")) as root,
+        Unpacker(root, LIMITS, pytest.fail, overlay_whiteouts=True) as unpacker,
+    ):
+        unpacker.begin_layer()
+        for entry, data in read(tmp_path / "oci", "full"):
+            unpacker.add(entry, data)
+        unpacker.end_layer()
+    assert on_disk(tmp_path / "out") == on_disk(full)
+    assert (tmp_path / "out" / "etc").stat().st_mtime == 0
 
 
 def test_deltas_that_add_and_change(plain: Path, tmp_path: Path) -> None:
