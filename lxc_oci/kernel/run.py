@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,9 +128,10 @@ class Stream:
         user: tuple[int, int] | None = None,
     ) -> None:
         self._name = os.path.basename(os.fsdecode(argv[0]))
+        self.ended = False  # the output was read to its end
         self._timeout = timeout
         self._end = time.monotonic() + timeout
-        self._errors = tempfile.TemporaryFile()
+        self._errors = open(os.memfd_create("errors"), "w+b", buffering=0)
         try:
             self._process = subprocess.Popen(
                 [*_prefix(memory, user), *argv],
@@ -167,7 +167,9 @@ class Stream:
         left = self._end - time.monotonic()
         if left <= 0 or not select.select([self._output], [], [], left)[0]:
             raise UnavailableError(f"{self._name} did not finish in {self._timeout:.0f} seconds")
-        return os.read(self._output.fileno(), size)
+        data = os.read(self._output.fileno(), size)
+        self.ended = self.ended or not data
+        return data
 
     def finish(self) -> Result:
         """Wait for the program, whose output was read to its end, and return how it ended (without the output)."""
