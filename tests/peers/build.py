@@ -6,7 +6,7 @@ By the ordinary clients of their languages, at pinned versions, into
 ``${XDG_CACHE_HOME:-~/.cache}/lxc-oci-py/peers/NAME-VERSION/bin/NAME``.  What is there already is left alone.
 Where a module proxy does not serve atomfs, ATOMFS_SOURCE names a checkout of its pinned tag to build from.
 
-puzzlefs 0.2.0 is the newest on crates.io; `mount --persist` and `umount` are in its development version only.
+puzzlefs 0.2.0 is the newest release; `mount --persist` and `umount` are in its development version only.
 """
 
 import argparse
