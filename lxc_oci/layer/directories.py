@@ -35,7 +35,7 @@ class Directory:
         self.below: set[Directory] = set()
         self.upper: set[bytes] = set()  # names that this layer put here
         self.mtime_ns: int | None = None  # what it has, or gets when the layer is complete
-        self.plain: bool | None = None  # new files get neither its group nor an access control list from it
+        self.plain: bool | None = None  # new files have the mode asked for and our group
 
 
 class Imply(Protocol):
@@ -55,6 +55,7 @@ class Directories:
         self._open: list[Directory] = []
         self.known: dict[bytes, Directory] = {}  # by resolved path
         self.names: dict[bytes, Directory] = {}  # by a name as written in the layer, links in it and all
+        self.exact = False
         self.root = self._new_root()
 
     def _new_root(self) -> Directory:
@@ -64,9 +65,10 @@ class Directories:
         self._look(root)
         return root
 
-    def start(self) -> None:
-        """Forget everything: another layer begins."""
+    def start(self, exact: bool) -> None:
+        """Forget everything: another layer begins.  Unless `exact`, no directory is plain: the umask changes modes."""
         self.close()
+        self.exact = exact
         self.known.clear()
         self.names.clear()
         self._new_root()
@@ -100,7 +102,7 @@ class Directories:
         status = os.fstat(directory.fd)
         if directory.mtime_ns is None:
             directory.mtime_ns = status.st_mtime_ns
-        directory.plain = not status.st_mode & stat.S_ISGID and not attributes.inherits(directory.fd)
+        directory.plain = self.exact and not status.st_mode & stat.S_ISGID and not attributes.inherits(directory.fd)
 
     def get(self, parent: Directory, base: bytes) -> Directory | None:
         """Return the directory `base` of `parent` if this layer has touched it."""

@@ -194,7 +194,7 @@ class Objects:
         os.fchmod(fd, entry.mode)
         xattrs = attributes.apply(fd, self._own(entry.xattrs), self._warn)
         inherited = any(name == attributes.ACL_DEFAULT for name, _ in xattrs)
-        directory.plain = not entry.mode & stat.S_ISGID and not inherited
+        directory.plain = self._directories.exact and not entry.mode & stat.S_ISGID and not inherited
         directory.mtime_ns = entry.mtime_ns
         self._note_directory(directory, entry._replace(mode=_mode(fd)) if xattrs else entry, xattrs)
         if self._overlay and (attributes.OVERLAY_OPAQUE, b"y") in entry.xattrs:

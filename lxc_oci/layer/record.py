@@ -16,10 +16,10 @@ import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from lxc_oci.errors import OciError
 from lxc_oci.kernel import syscalls
-from lxc_oci.kernel.durable import write_all
 from lxc_oci.kernel.root import Root
 from lxc_oci.layer import attributes
 from lxc_oci.layer.attributes import Xattrs
@@ -38,6 +38,7 @@ END = ord("E")  # of a layer; the extra is the number of records in it
 _HEAD = struct.Struct("<BHI")
 _FACTS = struct.Struct("<BHIHIIqQ")  # head, mode, uid, gid, mtime in ns, size or device number
 _LENGTH = struct.Struct("<I")
+_BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _OBJECTS = frozenset((FILE, DIRECTORY, SYMLINK, CHARACTER, BLOCK, FIFO, SOCKET))
 _TYPES = {
     FILE: stat.S_IFREG,
@@ -61,15 +62,17 @@ _BUFFERED = 1 << 18
 
 
 class RecordWriter:
-    """Appends to a record; the descriptor stays the caller's, who flushes it to disk."""
+    """Appends to a record; the file stays the caller's, who flushes it to disk."""
 
-    def __init__(self, fd: int) -> None:
-        """Append to the file open as `fd`, which is empty or a complete record.  Raises OSError."""
-        self._fd = fd
+    def __init__(self, file: BinaryIO) -> None:
+        """Append to `file`, which is empty or a complete record, and stands at its end.  Raises OSError."""
+        self._file = file
         self._buffer = bytearray()
         self._parent: bytes | None = None
         self._count = 0
-        if os.lseek(fd, 0, os.SEEK_END) == 0:
+        self.entries = 0  # objects and hard links that were recorded
+        self.size = 0  # bytes of the regular files among them
+        if file.tell() == 0:
             self._buffer += MAGIC
 
     def add(
@@ -89,6 +92,9 @@ class RecordWriter:
             self._change(parent)
         self._buffer += _FACTS.pack(kind, len(name), len(digest), mode, uid, gid, mtime_ns, size) + name + digest
         self._count += 1
+        self.entries += 1
+        if kind == FILE:
+            self.size += size
 
     def xattrs(self, xattrs: Xattrs) -> None:
         """Record the extended attributes of the object recorded last."""
@@ -100,6 +106,7 @@ class RecordWriter:
         if parent is not self._parent:
             self._change(parent)
         self._other(HARDLINK, name, target)
+        self.entries += 1
 
     def removed(self, parent: bytes, name: bytes) -> None:
         """Record that `name` and all below it went."""
@@ -116,8 +123,9 @@ class RecordWriter:
 
     def flush(self) -> None:
         """Write out what is buffered.  Raises OSError."""
-        buffer, self._buffer = self._buffer, bytearray()
-        write_all(self._fd, bytes(buffer))
+        self._file.write(self._buffer)
+        self._file.flush()
+        self._buffer.clear()
 
     def _change(self, parent: bytes) -> None:
         if len(self._buffer) > _BUFFERED:
@@ -131,69 +139,40 @@ class RecordWriter:
 
 
 @dataclass
-class _Object:
-    """What the record says of one inode; names that are hard links share it."""
+class Recorded:
+    """What a record says of one inode; names that are hard links share it."""
 
     kind: int
     mode: int
     uid: int
     gid: int
     mtime_ns: int
-    size: int
-    digest: bytes
+    size: int  # of a file; the device number of a device
+    digest: bytes  # sha256 of a file's content or of a symbolic link's target
     xattrs: Xattrs = ()
-    children: dict[bytes, "_Object"] = field(default_factory=dict)
+    children: dict[bytes, "Recorded"] = field(default_factory=dict)
+    layer: int = 0  # the one that it came from, counted from 0
 
 
-def verify(root: Root, fd: int) -> Iterator[str]:
-    """Compare the tree below `root` with the record open as `fd`; yield a line for each difference, none when equal.
+def replay(file: BinaryIO, layers: int | None = None) -> Recorded:
+    """Return the root of the tree that the record `file` describes, after its first `layers` layers or all.
 
-    Contents are read and hashed.  Raises OciError for a record that is not complete, and OSError.
+    Raises OciError for a record that is not complete or has not as many layers, and OSError.
     """
-    recorded = _replay(fd)
-    if recorded is None:
-        yield "the record describes no tree"
-        return
-    inodes: dict[int, tuple[int, int]] = {}
-    yield from _compare(".", os.fstat(root.fd), root.fd, b"", recorded, inodes)
-    pending = [(b"", recorded)]
-    while pending:
-        path, directory = pending.pop()
-        fd_here = syscalls.openat2(root.fd, path or b".", os.O_RDONLY | os.O_DIRECTORY, 0, _BENEATH)
-        try:
-            found = {os.fsencode(name) for name in os.listdir(fd_here)}
-            for name in sorted(found | directory.children.keys()):
-                whole = path + b"/" + name if path else name
-                shown = os.fsdecode(whole)
-                wanted = directory.children.get(name)
-                if wanted is None:
-                    yield f"{shown}: is not of the image"
-                    continue
-                if name not in found:
-                    yield f"{shown}: is missing"
-                    continue
-                status = os.stat(name, dir_fd=fd_here, follow_symlinks=False)
-                yield from _compare(shown, status, fd_here, name, wanted, inodes)
-                if wanted.kind == DIRECTORY and stat.S_ISDIR(status.st_mode):
-                    pending.append((whole, wanted))
-        finally:
-            os.close(fd_here)
-
-
-_BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
-
-
-def _replay(fd: int) -> _Object | None:
-    """Return the root of the tree that a record describes."""
-    root: _Object | None = None
-    parent: _Object | None = None
-    last: _Object | None = None
-    for kind, name, facts, extra in _records(fd):
-        if kind == PARENT:
+    root: Recorded | None = None
+    parent: Recorded | None = None
+    last: Recorded | None = None
+    layer = 0
+    for kind, name, facts, extra in _records(file):
+        if kind == END:
+            layer += 1
+            if layer == layers:
+                break
+        elif kind == PARENT:
             parent = _find(root, name) if name else root
         elif kind in _OBJECTS:
             mode, uid, gid, mtime_ns, size = facts
-            last = _Object(kind, mode, uid, gid, mtime_ns, size, extra)
+            last = Recorded(kind, mode, uid, gid, mtime_ns, size, extra, layer=layer)
             if not name:
                 if root is not None:
                     last.children = root.children
@@ -212,39 +191,73 @@ def _replay(fd: int) -> _Object | None:
             _children(parent)[name] = _find(root, extra)
         elif kind == REMOVED:
             _children(parent).pop(name, None)
+    if root is None or (layers is not None and layer != layers):
+        raise _broken("it has not as many layers as the image")
     return root
 
 
-def _records(fd: int) -> Iterator[tuple[int, bytes, tuple[int, ...], bytes]]:
-    """Yield (kind, name, facts, extra) of each record."""
+def verify(root: Root, file: BinaryIO) -> Iterator[str]:
+    """Compare the tree below `root` with the record `file`; yield a line for each difference, none when equal.
+
+    Contents are read and hashed.  Raises OciError for a record that is not complete, and OSError.
+    """
+    recorded = replay(file)
+    inodes: dict[int, tuple[int, int]] = {}
+    yield from _compare(".", os.fstat(root.fd), root.fd, b"", recorded, inodes)
+    pending = [(b"", recorded)]
+    while pending:
+        path, directory = pending.pop()
+        here = syscalls.openat2(root.fd, path or b".", os.O_RDONLY | os.O_DIRECTORY, 0, _BENEATH)
+        try:
+            found = {os.fsencode(name) for name in os.listdir(here)}
+            for name in sorted(found | directory.children.keys()):
+                whole = path + b"/" + name if path else name
+                shown = os.fsdecode(whole)
+                wanted = directory.children.get(name)
+                if wanted is None:
+                    yield f"{shown}: is not of the image"
+                    continue
+                if name not in found:
+                    yield f"{shown}: is missing"
+                    continue
+                status = os.stat(name, dir_fd=here, follow_symlinks=False)
+                yield from _compare(shown, status, here, name, wanted, inodes)
+                if wanted.kind == DIRECTORY and stat.S_ISDIR(status.st_mode):
+                    pending.append((whole, wanted))
+        finally:
+            os.close(here)
+
+
+def _records(file: BinaryIO) -> Iterator[tuple[int, bytes, tuple[int, ...], bytes]]:
+    """Yield (kind, name, facts, extra) of each record, the ends of layers included."""
     count = 0
     kind = END
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(0)
-        if file.read(len(MAGIC)) != MAGIC:
-            raise _broken("it does not begin as one")
-        while head := file.read(_HEAD.size):
-            if len(head) < _HEAD.size:
+    file.seek(0)
+    if file.read(len(MAGIC)) != MAGIC:
+        raise _broken("it does not begin as one")
+    while head := file.read(_HEAD.size):
+        if len(head) < _HEAD.size:
+            raise _broken("it is cut off")
+        kind, name_length, extra_length = _HEAD.unpack(head)
+        facts: tuple[int, ...] = ()
+        if kind in _OBJECTS:
+            head += file.read(_FACTS.size - _HEAD.size)
+            if len(head) < _FACTS.size:
                 raise _broken("it is cut off")
-            kind, name_length, extra_length = _HEAD.unpack(head)
-            facts: tuple[int, ...] = ()
-            if kind in _OBJECTS:
-                head += file.read(_FACTS.size - _HEAD.size)
-                if len(head) < _FACTS.size:
-                    raise _broken("it is cut off")
-                facts = _FACTS.unpack(head)[3:]
-            elif kind not in (PARENT, HARDLINK, REMOVED, XATTRS, END):
-                raise _broken(f"a record has the unknown kind {kind}")
-            rest = file.read(name_length + extra_length)
-            if len(rest) < name_length + extra_length:
-                raise _broken("it is cut off")
-            if kind == END:
-                if int.from_bytes(rest, "little") != count:
-                    raise _broken("a layer has not as many records as it says")
-                count = 0
-                continue
-            count += 1
-            yield kind, rest[:name_length], facts, rest[name_length:]
+            facts = _FACTS.unpack(head)[3:]
+        elif kind not in (PARENT, HARDLINK, REMOVED, XATTRS, END):
+            raise _broken(f"a record has the unknown kind {kind}")
+        rest = file.read(name_length + extra_length)
+        if len(rest) < name_length + extra_length:
+            raise _broken("it is cut off")
+        if kind == END:
+            if int.from_bytes(rest, "little") != count:
+                raise _broken("a layer has not as many records as it says")
+            count = 0
+            yield kind, b"", (), b""
+            continue
+        count += 1
+        yield kind, rest[:name_length], facts, rest[name_length:]
     if kind != END:
         raise _broken("it is cut off")
 
@@ -253,13 +266,13 @@ def _broken(why: str) -> OciError:
     return OciError(f"the record of a tree is damaged: {why}", "prune the image and pull it again")
 
 
-def _children(directory: _Object | None) -> dict[bytes, _Object]:
+def _children(directory: Recorded | None) -> dict[bytes, Recorded]:
     if directory is None or directory.kind != DIRECTORY:
         raise _broken("something lies outside of a directory")
     return directory.children
 
 
-def _find(root: _Object | None, path: bytes) -> _Object:
+def _find(root: Recorded | None, path: bytes) -> Recorded:
     found = root
     for name in path.split(b"/") if path else ():
         found = _children(found).get(name)
@@ -281,7 +294,12 @@ def _parse_xattrs(extra: bytes) -> Xattrs:
 
 
 def _compare(
-    shown: str, status: os.stat_result, parent_fd: int, name: bytes, wanted: _Object, inodes: dict[int, tuple[int, int]]
+    shown: str,
+    status: os.stat_result,
+    parent_fd: int,
+    name: bytes,
+    wanted: Recorded,
+    inodes: dict[int, tuple[int, int]],
 ) -> Iterator[str]:
     """Yield how the object `name` in `parent_fd` (the directory itself where that is empty) differs from the record."""
     kind = stat.S_IFMT(status.st_mode)

@@ -26,10 +26,10 @@ from lxc_oci.limits import Limits
 
 
 class Unpacker:
-    """Applies layers to the tree below a root.  A context manager.
+    """Applies layers to the tree below a root.  A context manager, for the descriptors that a failure leaves open.
 
-    While it is entered the process's umask is 0: files are born with their mode.  Nothing is flushed
-    to disk; that is for who publishes the tree (syncfs).
+    Fast when the caller has set the umask to 0, so that files are born with their mode; right in any case.
+    Nothing is flushed to disk: that is for who publishes the tree (syncfs).
     """
 
     def __init__(
@@ -55,24 +55,22 @@ class Unpacker:
         self._names = self._directories.names
         self._objects = Objects(self._directories, self._warn, record, overlay_whiteouts)
         self._create = self._objects.create
-        self._umask: int | None = None
         self._implied_time = 0
 
     def __enter__(self) -> Self:
-        self._umask = os.umask(0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._directories.close()
-        if self._umask is not None:
-            os.umask(self._umask)
 
     def begin_layer(self) -> None:
         """Start a layer on top of what is in the root.  Raises OciError."""
         try:
-            self._directories.start()
+            umask = os.umask(0)
+            os.umask(umask)
+            self._directories.start(exact=umask == 0)
             self._objects.skipped.clear()
             with os.scandir(self._root.fd) as names:
                 self._objects.over_lower = next(names, None) is not None
