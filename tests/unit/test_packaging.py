@@ -122,3 +122,12 @@ def test_every_installed_program_names_an_isolated_system_python() -> None:
 def test_bash_reads_the_completion() -> None:
     done = subprocess.run(["/bin/bash", "-n", str(ROOT / "completion/lxc-oci-py")], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_hook_s_page_has_its_options_and_verbs() -> None:
+    usage = subprocess.run([ROOT / "hooks/oci-py-mount", "--help"], capture_output=True, text=True, check=True).stdout
+    text = plain(ROOT / "man/oci-py-mount.8")
+    synopsis = text[text.index(".SH SYNOPSIS") : text.index(".SH DESCRIPTION")]
+    assert set(re.findall(r"--[a-z-]+", usage)) == set(re.findall(r"--[a-z-]+", synopsis))
+    for verb in ("mount", "umount", "attach", "detach"):
+        assert re.search(rf"\b{verb}\b", usage) and re.search(rf"\b{verb}\b", synopsis), verb
