@@ -4,7 +4,7 @@
 
 By the ordinary clients of their languages, at pinned versions, into
 ``${XDG_CACHE_HOME:-~/.cache}/lxc-oci-py/peers/NAME-VERSION/bin/NAME``.  What is there already is left alone.
-Where a module proxy does not serve atomfs, ATOMFS_SOURCE names a checkout of its pinned tag to build from.
+A module proxy may not serve atomfs; its tests are then skipped.
 
 puzzlefs 0.2.0 is the newest release; `mount --persist` and `umount` are in its development version only.
 """
@@ -74,16 +74,13 @@ def missing(peer: Peer) -> list[str]:
     return lacking
 
 
-def command(peer: Peer, place: Path) -> tuple[list[str], dict[str, str], str | None]:
-    """The client's call that puts the program into `place`/bin: argv, environment to add, directory."""
-    source = os.environ.get("ATOMFS_SOURCE")
+def command(peer: Peer, place: Path) -> tuple[list[str], dict[str, str]]:
+    """The client's call that puts the program into `place`/bin: argv, environment to add."""
     if peer.name == "puzzlefs":
         argv = ["cargo", "install", "--locked", "--root", str(place), "--version", peer.version, peer.name]
         # Its error type uses error_generic_member_access, which a stable compiler takes only like this.
-        return argv, {"RUSTC_BOOTSTRAP": "1"}, None
-    if source:
-        return ["go", "build", "-o", str(place / "bin" / "atomfs"), "./cmd/atomfs"], {}, source
-    return ["go", "install", f"machinerun.io/atomfs/cmd/atomfs@v{peer.version}"], {"GOBIN": str(place / "bin")}, None
+        return argv, {"RUSTC_BOOTSTRAP": "1"}
+    return ["go", "install", f"machinerun.io/atomfs/cmd/atomfs@v{peer.version}"], {"GOBIN": str(place / "bin")}
 
 
 @contextlib.contextmanager
@@ -105,9 +102,9 @@ def build(peer: Peer) -> str:
         staging = home(peer).with_name(f".{peer.name}-{peer.version}")
         shutil.rmtree(staging, ignore_errors=True)
         (staging / "bin").mkdir(parents=True)
-        argv, environment, directory = command(peer, staging)
+        argv, environment = command(peer, staging)
         print("+", *argv, flush=True)
-        status = subprocess.run(argv, env={**os.environ, **environment}, cwd=directory).returncode
+        status = subprocess.run(argv, env={**os.environ, **environment}).returncode
         if status or not (staging / "bin" / peer.name).is_file():
             shutil.rmtree(staging)
             return f"{peer.client} failed with status {status}"
