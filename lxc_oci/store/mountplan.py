@@ -59,12 +59,13 @@ class Plan:
     lowers: tuple[Lower, ...]
     userxattr: bool = False
     helper: HelperCall | None = None
+    writable: bool = True  # else no overlay of the container's own, to look at an image
 
     @property
     def own(self) -> tuple[str, ...]:
         """The directories in the container's directory that hold its writes, and what the plan needs there."""
         if self.helper is None:
-            return (UPPER, WORK)
+            return (UPPER, WORK) if self.writable else ()
         if self.helper.persist:
             return (self.helper.upper, self.helper.layout)
         return (UPPER, WORK, self.helper.layout)
@@ -99,7 +100,7 @@ def render(plan: Plan) -> bytes:
     """Return the plan as hooks/oci-py-mount reads it."""
     document: dict[str, Any] = {"version": VERSION, "lowers": [_lower(lower) for lower in plan.lowers]}
     helper = plan.helper
-    if helper is None or not helper.persist:
+    if plan.writable and (helper is None or not helper.persist):
         document |= {"upper": UPPER, "work": WORK}
     if plan.userxattr:
         document["userxattr"] = True
@@ -148,6 +149,7 @@ def parse(raw: bytes) -> Plan:
             ),
             document.get("userxattr", False),
             HelperCall(**helper) if helper else None,
+            bool(document.get("upper") or helper),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise RefusedError("the mount plan is damaged", "make the container again") from error
@@ -193,6 +195,15 @@ def attached(container: str, limits: Limits, *, hook: str = HOOK) -> Iterator[st
             pass  # the first error is the one that counts
         raise
     _call(hook, "detach", container, limits)
+
+
+@contextmanager
+def image_mounted(stage: str, lower: Lower, limits: Limits, *, hook: str = HOOK) -> Iterator[str]:
+    """Mount one image read-only below the private directory `stage` and yield where.  As `attached`."""
+    os.mkdir(os.path.join(stage, "rootfs"), 0o700)
+    write(stage, Plan((lower,), writable=False))
+    with attached(stage, limits, hook=hook) as target:
+        yield target
 
 
 def _call(hook: str, verb: str, container: str, limits: Limits) -> None:
