@@ -39,9 +39,8 @@ def combine(config: ImageConfig, overrides: Overrides, limits: Limits) -> tuple[
     Empty when neither names a command.  Raises RefusedError for a NUL and beyond the limits.
     """
     entrypoint = config.entrypoint if overrides.entrypoint is None else overrides.entrypoint
-    if overrides.cmd is not None:
-        cmd = overrides.cmd
-    else:
+    cmd = overrides.cmd
+    if cmd is None:
         cmd = config.cmd if overrides.entrypoint is None else ()
     if entrypoint == ("",):
         entrypoint = ()

@@ -50,9 +50,11 @@ def identify(
         raise RefusedError(f"the user {text!r:.100} is not USER or USER:GROUP", _HINT)
     entry = _find_user(user or "0", root, limits)
     if group:
-        gid, groups = _find_group(group, root, limits), ()
+        gid = _find_group(group, root, limits)
+        groups: tuple[int, ...] = ()
     else:
-        gid, groups = entry.gid, _groups_of(entry, root, limits)
+        gid = entry.gid
+        groups = _groups_of(entry, root, limits)
     _check_mapped("user", entry.uid, uids)
     for number in (gid, *groups):
         _check_mapped("group", number, gids)

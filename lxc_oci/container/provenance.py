@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a container was made of, kept in its own directory: CONTAINER/oci-py/{image,manifest,config}.json.
+
+LXC copies none of it; hooks/oci-py-clone does.  Nothing here decides anything at a start.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lxc_oci import jsonio
+from lxc_oci.errors import RefusedError
+from lxc_oci.image.config import Image
+from lxc_oci.image.digest import Digest
+from lxc_oci.kernel import durable
+
+DIRECTORY = "oci-py"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Facts about a create."""
+
+    identity: str  # of the store's reference, "" where the container uses no store
+    reference: str  # canonical URL
+    digest: Digest
+    index_digest: Digest | None
+    platform: str
+    form: str
+    uses: tuple[str, ...]  # parts of the store
+    store: str
+    created: str  # RFC 3339
+
+
+def write(container: str, facts: Provenance, image: Image) -> None:
+    """Write the facts and the image's documents, verbatim.  Raises OSError."""
+    directory = os.path.join(container, DIRECTORY)
+    os.makedirs(directory, 0o755, exist_ok=True)
+    durable.write_file(os.path.join(directory, "manifest.json"), image.raw_manifest)
+    durable.write_file(os.path.join(directory, "config.json"), image.raw_config)
+    durable.write_file(os.path.join(directory, "image.json"), jsonio.dump({"version": _VERSION, **asdict(facts)}))
+
+
+def read(container: str) -> Provenance | None:
+    """Return the facts of the container in that directory, or None when it is none of ours.  Raises RefusedError."""
+    try:
+        with open(os.path.join(container, DIRECTORY, "image.json"), "rb") as file:
+            found: dict[str, Any] = jsonio.parse(file.read(), "image.json")
+    except FileNotFoundError:
+        return None
+    try:
+        if found.pop("version") != _VERSION:
+            raise RefusedError(f"{container} was made by another version of lxc-oci-py", "upgrade the package")
+        found["digest"] = Digest(found["digest"])
+        found["index_digest"] = Digest(found["index_digest"]) if found["index_digest"] else None
+        found["uses"] = tuple(found["uses"])
+        return Provenance(**found)
+    except (KeyError, TypeError) as error:
+        raise RefusedError(f"{container}/oci-py/image.json is damaged") from error
+
+
+def documents(container: str) -> tuple[bytes, bytes]:
+    """Return the manifest and the configuration as they came.  Raises OSError."""
+    parts = []
+    for name in ("manifest.json", "config.json"):
+        with open(os.path.join(container, DIRECTORY, name), "rb") as file:
+            parts.append(file.read())
+    return parts[0], parts[1]
