@@ -11,6 +11,7 @@ from lxc_oci.limits import Limits
 
 HEAD_BYTES = 1 << 20  # status line and headers, interim responses included (http.client bounds each line and count)
 BUFFER = 64 * 1024
+_NO_END = "the answer's headers do not end"
 
 
 class ConnectionFailed(UnavailableError):
@@ -66,7 +67,7 @@ class Stream(io.RawIOBase):
             if self._in_head:
                 left = self._deadline - started
                 if left <= 0:
-                    raise TimeoutError("the answer's headers do not end")
+                    raise TimeoutError(_NO_END)
                 self._sock.settimeout(min(left, self._limits.idle_timeout))
             count = self._sock.recv_into(buffer)
             self._left -= count
@@ -74,8 +75,13 @@ class Stream(io.RawIOBase):
                 raise TimeoutError("the answer has more headers or framing than content")
         except (OSError, ValueError) as error:
             self.failure = error
+            if self._in_head and self._left < HEAD_BYTES and time.monotonic() >= self._deadline:
+                self.failure = TimeoutError(_NO_END)
             return 0
         if self._in_head:
+            if count == 0:
+                # http.client takes headers that end with the connection for complete ones.
+                self.failure = ConnectionResetError()
             return count
         self._waited += time.monotonic() - started
         self._received += count
@@ -149,8 +155,9 @@ class Connection(http.client.HTTPConnection):
 def words(error: BaseException | None) -> str:
     """Say what happened to a connection."""
     if isinstance(error, TimeoutError):
-        return str(error) if error.args and not isinstance(error.args[0], int) else "no answer in time"
-    if error is None or isinstance(error, http.client.RemoteDisconnected):
+        said = str(error) if len(error.args) == 1 else ""
+        return "no answer in time" if said in ("", "timed out") else said
+    if error is None or isinstance(error, ConnectionResetError):  # RemoteDisconnected is one
         return "the connection was cut"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

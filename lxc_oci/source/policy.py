@@ -8,7 +8,7 @@ allowed, as with the file that Debian installs.
 import base64
 import binascii
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from lxc_oci.source.identity import DEFAULT_IDENTITY, Identity, parse_identity
 if TYPE_CHECKING:
     from lxc_oci.image.reference import Reference
     from lxc_oci.limits import Limits
-    from lxc_oci.source.source import Source
+    from lxc_oci.source.open import SourceOptions
 
 SYSTEM = "/etc/containers"
 _NAME = "policy.json"
@@ -91,30 +91,56 @@ def load(environment: Mapping[str, str], system: str = SYSTEM) -> Policy | None:
 
 
 def check(
-    reference: "Reference", image: Digest | None, source: "Source | None", limits: "Limits", policy: Policy | None
+    policy: Policy | None,
+    reference: "Reference",
+    image: Digest | None,
+    options: "SourceOptions",
+    limits: "Limits",
+    warn: Callable[[str], None],
 ) -> None:
     """Check whether `policy` allows an image.
 
     Call it with image None before anything is downloaded: it then checks what needs no image.  Call it with the
-    digest of the chosen manifest, and the source for its signatures, before that image is used.  Raises RefusedError.
+    digest of the chosen manifest before that image is used: signatures are then looked for in the registry.
+    Raises RefusedError, UsageError for keys that cannot be used, and what the registry client raises.
     """
     if policy is None:
         return
     for requirement in policy.requirements(reference):
-        where = f"{policy.path} for {reference.text}"
         if requirement.type == "insecureAcceptAnything":
             continue
         if requirement.type == "reject":
             raise RefusedError(f"the policy forbids {reference.text}", f"see {policy.path}")
         if requirement.uncheckable:
             raise RefusedError(
-                f"the policy {where} requires {requirement.uncheckable}, which lxc-oci-py cannot check",
-                "copy the image with skopeo, which can, into an OCI layout with a policy of its own",
+                f"the policy {policy.path} for {reference.text} requires {requirement.uncheckable}, which lxc-oci-py "
+                "cannot check",
+                "copy the image with skopeo, which can, into an OCI layout that the policy accepts",
             )
         if image is not None:
-            from lxc_oci.source import sigstore
+            _check_signatures(requirement, reference, image, options, limits, warn)
 
-            sigstore.check(reference, image, source, requirement.keys, requirement.identity, limits)
+
+def _check_signatures(
+    requirement: Requirement,
+    reference: "Reference",
+    image: Digest,
+    options: "SourceOptions",
+    limits: "Limits",
+    warn: Callable[[str], None],
+) -> None:
+    from lxc_oci.source import sigstore
+
+    if reference.transport != references.DOCKER:
+        raise RefusedError(
+            f"the policy requires a signature of {reference.text}, which can have none",
+            "signatures are looked for in registries only",
+        )
+    from lxc_oci.source.registry import RegistrySource
+
+    # A source of its own: the image may have come from the store, which has no signatures.
+    with RegistrySource(reference, options, limits, warn) as source:
+        sigstore.check(reference, image, source, requirement.keys, requirement.identity, limits)
 
 
 def parse(raw: bytes, path: str) -> Policy:

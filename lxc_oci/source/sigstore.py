@@ -8,7 +8,7 @@ for us; `policy` refuses what asks for them.
 import base64
 import binascii
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lxc_oci import jsonio
 from lxc_oci.errors import OciError, RefusedError, UnsupportedError, UsageError
@@ -30,9 +30,8 @@ _TYPE = "cosign container image signature"
 _MOST = 64  # signatures of one image that are looked at
 
 
-@runtime_checkable
-class Attachments(Protocol):
-    """A source that has other manifests beside the image."""
+class Attachments(Source, Protocol):
+    """A source that has other manifests beside the image: a registry."""
 
     def neighbour(self, selector: str, limits: Limits) -> tuple[Descriptor, bytes] | None:
         """Return the manifest with that tag or digest in the same repository, None when there is none."""
@@ -44,7 +43,7 @@ class Attachments(Protocol):
 def check(
     reference: "Reference",
     image: Digest,
-    source: Source | None,
+    source: Attachments,
     keys: Sequence[bytes | str],
     identity: Identity,
     limits: Limits,
@@ -55,20 +54,19 @@ def check(
     """
     verifiers = [_Key(key) for key in keys]
     reasons: list[str] = []
-    if isinstance(source, Attachments):
-        for count, (payload, signature) in enumerate(_signatures(source, image, limits)):
-            if count >= _MOST:
-                reasons.append("there are more signatures than are looked at")
-                break
-            reason = _judge(payload, signature, verifiers, reference, image, identity)
-            if not reason:
-                return
-            reasons.append(reason)
+    for count, (payload, signature) in enumerate(_signatures(source, image, limits)):
+        if count >= _MOST:
+            reasons.append("there are more signatures than are looked at")
+            break
+        reason = _judge(payload, signature, verifiers, reference, image, identity)
+        if not reason:
+            return
+        reasons.append(reason)
     why = "; ".join(dict.fromkeys(reasons)) or "it has no signature"
     raise RefusedError(f"the policy requires a signature of {reference.text}: {why}")
 
 
-def _signatures(source: Any, image: Digest, limits: Limits) -> Iterator[tuple[bytes, str]]:
+def _signatures(source: Attachments, image: Digest, limits: Limits) -> Iterator[tuple[bytes, str]]:
     """Yield payloads and their base64 signatures, all of them a stranger's word."""
     for raw, media_type in _manifests(source, image, limits):
         found = manifests.parse(raw, media_type, limits)
@@ -80,7 +78,7 @@ def _signatures(source: Any, image: Digest, limits: Limits) -> Iterator[tuple[by
                 yield document(source, layer, "a signature's payload", limits), signature
 
 
-def _manifests(source: Any, image: Digest, limits: Limits) -> Iterator[tuple[bytes, str]]:
+def _manifests(source: Attachments, image: Digest, limits: Limits) -> Iterator[tuple[bytes, str]]:
     tagged = source.neighbour(f"{image.algorithm}-{image.hex}.sig", limits)
     if tagged is not None:
         yield tagged[1], tagged[0].media_type

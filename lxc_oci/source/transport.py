@@ -160,6 +160,8 @@ class Transport:
                 connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)
             response = connection.getresponse()
+            if stream.failure is not None:
+                raise stream.failure
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.give_back(key, connection, False)
             raise ConnectionFailed(f"{url.shown}: {words(stream.failure or error)}") from error
@@ -285,10 +287,9 @@ class Transport:
                 f"the certificate of {url.authority} is not accepted: {reason}", hint, secure=True, fresh=True
             ) from error
         except (ssl.SSLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or words(error)
-            hint = ""
-            if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
-                hint = "a registry without TLS needs --insecure, or `insecure = true` in registries.conf"
+            cut = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+            reason = "the connection was cut" if cut else getattr(error, "reason", None) or words(error)
+            hint = "a registry without TLS needs --insecure, or `insecure = true` in registries.conf"
             raise ConnectionFailed(
                 f"{url.authority} does not speak TLS with us: {reason}", hint, secure=True, fresh=True
             ) from error
