@@ -9,10 +9,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from lxc_oci import cli
+from lxc_oci import options
 from lxc_oci.errors import NoSpaceError, OciError
 from lxc_oci.log import Level, Log
+
+if TYPE_CHECKING:
+    import argparse
 
 _INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
@@ -39,7 +43,7 @@ def command(argv: Sequence[str] | None = None) -> int:
 def _template(argv: Sequence[str], log: Log) -> int:
     from lxc_oci import template as verb
 
-    arguments = cli.template_parser().parse_args(argv)
+    arguments = options.template_parser().parse_args(argv)
     _set_level(log, arguments)
     verb.run(arguments, log)
     return 0
@@ -48,12 +52,12 @@ def _template(argv: Sequence[str], log: Log) -> int:
 def _command(argv: Sequence[str], log: Log) -> int:
     from lxc_oci import verbs
 
-    arguments = cli.command_parser().parse_args(argv)
+    arguments = options.command_parser().parse_args(argv)
     _set_level(log, arguments)
     return verbs.run(arguments, log)
 
 
-def _set_level(log: Log, arguments: "cli.argparse.Namespace") -> None:
+def _set_level(log: Log, arguments: "argparse.Namespace") -> None:
     if arguments.quiet:
         log.level = Level.QUIET
     elif arguments.verbose:

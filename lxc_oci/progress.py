@@ -144,3 +144,44 @@ class Progress:
             self._stream.flush()
         except (OSError, ValueError):
             pass
+
+
+class Counter:
+    """Work that is counted in steps and usually short: says nothing for the first second.  A context manager."""
+
+    def __init__(self, stream: TextIO, label: str, quiet: bool) -> None:
+        self._stream = stream
+        self._label = label
+        self._count = 0
+        self._next = time.monotonic() + 1.0
+        self._quiet = quiet
+        self._shown = False
+        try:
+            self._terminal = stream.isatty()
+        except ValueError:
+            self._terminal = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown and self._terminal:
+            self._write("\r\x1b[2K")
+
+    def step(self) -> None:
+        """Count one."""
+        self._count += 1
+        if self._quiet or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + (0.2 if self._terminal else _LINE_SECONDS)
+        self._shown = True
+        self._write(f"\r{self._label}: {self._count}" if self._terminal else f"{self._label}: {self._count}\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass

@@ -42,6 +42,14 @@ class CachingSource:
             self._source = self._connect()
         return self._source
 
+    def announced(self) -> Digest | None:
+        """Return the digest that the source behind says its reference has now, or None where it says nothing.
+
+        Only a hint at what the store may have: bytes are verified against it, wherever they come from.
+        """
+        head = getattr(self.behind, "head", None)
+        return head() if head is not None else None
+
     def root(self, limits: Limits) -> tuple[Descriptor, bytes]:
         """See Source."""
         return self.behind.root(limits)
@@ -55,8 +63,10 @@ class CachingSource:
         if self._source is not None:
             self._source.close()
 
-    def open(self, descriptor: Descriptor) -> RawReader:
+    def open(self, descriptor: Descriptor, offset: int = 0) -> RawReader:
         """Open a blob: the kept one, or what is left of a partial one and then the source behind."""
+        if offset:
+            return self.behind.open(descriptor, offset)
         path = blob_path(self._store, descriptor.digest)
         try:
             return _File(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
@@ -151,14 +161,13 @@ def partial_path(store: Store, digest: Digest) -> str:
     return store.at("partial", directory_name(digest))
 
 
-def fetch(
-    store: Store, source: CachingSource, descriptor: Descriptor, what: str, on_bytes: Callable[[int], None]
-) -> str:
+def fetch(store: Store, source: Source, descriptor: Descriptor, what: str, on_bytes: Callable[[int], None]) -> str:
     """Return the path of the blob's verified file, fetched if need be.  Raises RefusedError and NoSpaceError."""
     path = blob_path(store, descriptor.digest)
+    caching = source if isinstance(source, CachingSource) else CachingSource(store, lambda: source)
     with store.locked("blob-" + directory_name(descriptor.digest)):
         try:
-            with Blob(source.open(descriptor), descriptor, what) as reader:
+            with Blob(caching.open(descriptor), descriptor, what) as reader:
                 while data := reader.read(_CHUNK):
                     on_bytes(len(data))
         except RefusedError:

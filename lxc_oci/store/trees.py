@@ -7,18 +7,15 @@ well, because its files have mapped owners.  It is complete when it has its name
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lxc_oci import jsonio
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.kernel.root import Root
-from lxc_oci.layer import record
-from lxc_oci.layer.unpack import Unpacker
-from lxc_oci.limits import Limits
-from lxc_oci.store import clone, prefixes
+from lxc_oci.layer.record import RecordWriter
+from lxc_oci.store import prefixes
 from lxc_oci.store.home import Store
 from lxc_oci.store.prune import touch
 
@@ -51,6 +48,11 @@ def key(store: Store, chain_id: Digest) -> str:
     return hashlib.sha256(f"{chain_id} {store.idmap.key()}".encode()).hexdigest()
 
 
+def name(store: Store, layers: Sequence[Digest]) -> str:
+    """Return the name that the tree of `layers` has, or will have."""
+    return key(store, chain_ids(layers)[-1] if layers else _EMPTY)
+
+
 def rootfs(store: Store, name: str) -> str:
     """Return the path of a tree's files."""
     return store.at("trees", name, "rootfs")
@@ -68,47 +70,36 @@ def facts(store: Store, name: str) -> TreeFacts | None:
         return None
 
 
-# What the caller does: apply the layers from this number on with the unpacker it is given.
-Apply = Callable[[Unpacker, int], None]
+# What the caller does: apply the layers from this number on to the root, and write the record.
+Fill = Callable[[Root, int, RecordWriter], None]
 
 
-def ensure(
-    store: Store,
-    layers: Sequence[Digest],
-    apply: Apply,
-    limits: Limits,
-    warn: Callable[[str], None],
-) -> str:
-    """Return the name of the tree of `layers`, made with `apply` if need be.
+def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
+    """Return the name of the tree of `layers`, made with `fill` if need be.
 
-    One process makes it, the others wait for its lock.  Raises what `apply` raises, and OSError.
+    One process makes it, the others wait for its lock.  Raises what `fill` raises, and OSError.
     """
-    chain = chain_ids(layers) or [_EMPTY]
-    name = key(store, chain[-1])
-    path = store.at("trees", name)
+    wanted = name(store, layers)
+    path = store.at("trees", wanted)
     if _exists(path):
-        return name
-    with store.locked("tree-" + name):
+        return wanted
+    with store.locked("tree-" + wanted):
         if _exists(path):
-            return name
-        with store.stage() as stage, _umask(0):
+            return wanted
+        with store.stage() as stage:
             staged = os.path.join(stage.path, "tree")
             os.mkdir(staged, 0o700)
             os.mkdir(os.path.join(staged, "rootfs"), 0o755)
-            found = prefixes.find(store, [_mapped(store, item) for item in chain]) if layers else None
-            with Root.at(os.path.join(staged, "rootfs")) as root, open(os.path.join(staged, "record"), "wb") as file:
-                writer = record.RecordWriter(file)
-                first, shared = 0, 0
-                if found is not None:
-                    base, first = found
-                    shared = clone.rebuild(store.at("trees", base), first, root, writer)
-                unpacker = Unpacker(root, limits, warn, record=writer)
-                apply(unpacker, first)
-                writer.flush()
-            _write_facts(staged, TreeFacts(tuple(layers), writer.size, shared, writer.entries))
+            record = os.open(os.path.join(staged, "record"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                with Root.at(os.path.join(staged, "rootfs")) as root:
+                    fill(root, 0, RecordWriter(record))
+            finally:
+                os.close(record)
+            _write_facts(staged, TreeFacts(tuple(layers), 0, 0, 0))
             store.publish(staged, path)
-        prefixes.note(store, [_mapped(store, item) for item in chain], name)
-    return name
+        prefixes.note(store, [_mapped(store, item) for item in chain_ids(layers)], wanted)
+    return wanted
 
 
 _EMPTY = Digest("sha256:" + hashlib.sha256(b"").hexdigest())
@@ -134,13 +125,3 @@ def _write_facts(directory: str, tree: TreeFacts) -> None:
     )
     with open(os.path.join(directory, "facts.json"), "wb") as file:
         file.write(content)  # flushed with all the rest by publish
-
-
-@contextmanager
-def _umask(mask: int) -> Iterator[None]:
-    """Set the umask that the unpacker wants: modes of an image are taken as they are."""
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)

@@ -72,8 +72,10 @@ def template_parser() -> Parser:
     data.add_argument("--tmpfs", metavar="CT[:size=N]", action="append", default=[], help="mount a tmpfs")
     data.add_argument("--dhcp", action="store_true", help="get an address by DHCP from outside the container")
     data.add_argument("--no-dhcp", action="store_true", help="never do so")
-    data.add_argument("--address", metavar="CIDR", help="a fixed address for the container's first interface")
-    data.add_argument("--gateway", metavar="IP", help="its default route")
+    data.add_argument(
+        "--address", metavar="CIDR", action="append", default=[], help="a fixed address for the first interface"
+    )
+    data.add_argument("--gateway", metavar="IP", action="append", default=[], help="its default route")
     data.add_argument("--dns", metavar="IP", action="append", default=[], help="a name server for resolv.conf")
     _add_common_options(parser)
 

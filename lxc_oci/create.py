@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The story of a create: an image's URL in, a container's rootfs and configuration out.
+
+Read `create` from top to bottom: reference, image, policy, form, rootfs, guest, record.  How each is done is in the
+module that it names.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from lxc_oci.acquire import Acquired, acquired, now
+from lxc_oci.container import guest as guests
+from lxc_oci.container import lxcconfig, provenance
+from lxc_oci.container.lxcconfig import Line
+from lxc_oci.container.overrides import Overrides
+from lxc_oci.image import reference as references
+from lxc_oci.kernel.root import remove_tree
+from lxc_oci.limits import Limits
+from lxc_oci.log import Log
+from lxc_oci.progress import Progress
+from lxc_oci.rootfs import overlay
+from lxc_oci.rootfs.choose import choose, gather
+from lxc_oci.rootfs.forms import Prepared
+from lxc_oci.rootfs.prepare import prepare
+from lxc_oci.source.open import SourceOptions
+from lxc_oci.store import containers, inventory
+from lxc_oci.store.home import Store
+
+
+@dataclass(frozen=True)
+class Request:
+    """What lxc-create and the user ask for."""
+
+    url: str
+    name: str
+    directory: str  # the container's
+    rootfs: str
+    source: SourceOptions
+    overrides: Overrides
+    storage: str = "auto"
+    mount_helper: str | None = None
+    kernel_mount: bool = True
+    require_verity: bool = False
+
+
+def create(request: Request, store: Store | None, limits: Limits, log: Log, progress: Progress) -> list[Line]:
+    """Make the container's rootfs and files, and return what is to be appended to its configuration.
+
+    A failure leaves nothing in the container's directory, and nothing in the store but what is complete.  Raises
+    OciError and OSError.
+    """
+    overlay.private_namespace()
+    reference = references.parse(request.url)
+    configuration = lxcconfig.read(os.path.join(request.directory, "config"))
+    with (
+        store.in_use() if store else nullcontext(),
+        acquired(reference, request.source, store, limits, log.warn) as found,
+        _undone_on_failure(request.directory),
+    ):
+        log.detail(f"image {found.image.digest}{', known to the store' if found.stored else ''}")
+        facts = gather(
+            lxcconfig.last(configuration, "lxc.rootfs.path"),
+            request.directory,
+            request.rootfs,
+            store.path if store else None,
+        )
+        choice = choose(
+            request.storage, found.image.kind, facts, helper=request.mount_helper, kernel_mount=request.kernel_mount
+        )
+        log.detail(f"storage: {choice.form.value}: {choice.reason}")
+        prepared = prepare(
+            choice.form,
+            container=request.directory,
+            rootfs=request.rootfs,
+            found=found,
+            store=store,
+            mount_helper=request.mount_helper,
+            kernel_mount=request.kernel_mount,
+            require_verity=request.require_verity,
+            limits=limits,
+            log=log,
+            progress=progress,
+        )
+        host = guests.host_facts(request.directory, request.name, configuration)
+        with prepared.opened() as root:
+            guest = guests.plan_guest(found.image.config, request.overrides, root, host, limits, log.warn)
+            guests.write_guest(guest, root, host)
+        _record(request, found, prepared, store)
+        log.info(f"created {request.name} from {found.reference} ({found.image.digest})")
+        return [*(Line(key, value) for key, value in prepared.lines), *guest.lines]
+
+
+def _record(request: Request, found: Acquired, prepared: Prepared, store: Store | None) -> None:
+    """Write what the container was made of, and tell the store who uses it."""
+    created = now()
+    identity = ""
+    if store is not None and prepared.uses:
+        lxcpath, name = os.path.split(request.directory)
+        uses = (*prepared.uses, inventory.image_part(found.image.digest))
+        identity = containers.remember(store, lxcpath, name, found.image.digest, uses, created)
+    provenance.write(
+        request.directory,
+        provenance.Provenance(
+            identity=identity,
+            reference=found.reference.text,
+            digest=found.image.digest,
+            index_digest=found.image.index_digest,
+            platform=str(found.image.config.platform),
+            form=prepared.form.value,
+            uses=prepared.uses,
+            store=store.path if store else "",
+            created=created,
+        ),
+        found.image,
+    )
+
+
+_OURS = ("oci-py", "overlay", "upper", "work", "helper", "oci")
+
+
+@contextmanager
+def _undone_on_failure(directory: str) -> Iterator[None]:
+    """Take away what a create that fails has made in the container's directory, and nothing that was there before."""
+    before = set(os.listdir(directory))
+    try:
+        yield
+    except BaseException:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in _OURS:
+                if name not in before:
+                    remove_tree(fd, os.fsencode(name))
+        finally:
+            os.close(fd)
+        raise

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An image's layers, whatever they are made of, applied to a tree or fetched as files.
+
+Here the kinds of layers meet the store and the progress display; how each kind is read is layer.*'s.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from lxc_oci.acquire import Acquired
+from lxc_oci.errors import RefusedError, UnsupportedError
+from lxc_oci.image.digest import Digest
+from lxc_oci.image.manifest import Descriptor
+from lxc_oci.image.mediatype import LayerKind, tar_compression
+from lxc_oci.kernel.root import Root
+from lxc_oci.layer.pipeline import TarLayer, apply_image
+from lxc_oci.layer.record import RecordWriter
+from lxc_oci.layer.unpack import Unpacker
+from lxc_oci.limits import Limits
+from lxc_oci.log import Log
+from lxc_oci.progress import Progress, Task
+from lxc_oci.source.source import Blob, blob
+from lxc_oci.store import blobs
+from lxc_oci.store.blobs import CachingSource
+from lxc_oci.store.home import Store
+
+
+class Layers:
+    """The layers of one image on their way into a tree."""
+
+    def __init__(self, found: Acquired, store: Store | None, limits: Limits, log: Log, progress: Progress) -> None:
+        self._image = found.image
+        self._source = found.source
+        self._store = store
+        self._limits = limits
+        self._log = log
+        self._progress = progress
+
+    def fill(self, root: Root, first: int = 0, record: RecordWriter | None = None) -> None:
+        """Apply the layers from number `first` on to what is in `root`.
+
+        Raises RefusedError, NoSpaceError and OciError; blobs of the store that were found wrong are forgotten, so that
+        the next try fetches them anew.
+        """
+        kind = self._image.kind
+        # Only in tar layers do names that begin with `.wh.` mean anything.
+        overlay_whiteouts = kind is not LayerKind.TAR
+        try:
+            with Unpacker(
+                root, self._limits, self._log.warn, record=record, overlay_whiteouts=overlay_whiteouts
+            ) as unpacker:
+                if kind is LayerKind.TAR:
+                    self._apply_tar(unpacker, first)
+                elif kind is LayerKind.PUZZLEFS:
+                    self._apply_puzzlefs(unpacker)
+                else:
+                    self._apply_file_systems(unpacker, first, kind)
+        except RefusedError:
+            self._forget_damaged()
+            raise
+
+    def drop_blobs(self) -> None:
+        """Forget the compressed blobs: their content lies in a tree or an index now."""
+        if self._store is not None:
+            for layer in self._image.layers:
+                blobs.forget(self._store, layer.digest)
+
+    def keep_blobs(self) -> None:
+        """Keep the blobs that were just read, for the next flat container."""
+        if self._store is not None and isinstance(self._source, CachingSource):
+            for layer in self._image.layers:
+                blobs.keep(self._store, layer)
+
+    @contextmanager
+    def files(self) -> Iterator[dict[Digest, str]]:
+        """Give the verified blobs of all layers as files: of the store, or, without one, temporary."""
+        if self._store is None:
+            raise UnsupportedError(f"{self._image.kind.value} images need the store", "leave out --no-cache")
+        yield {layer.digest: self._fetch(number, layer) for number, layer in enumerate(self._image.layers)}
+
+    def _fetch(self, number: int, layer: Descriptor) -> str:
+        assert self._store is not None
+        task = self._progress.task(f"layer {number + 1}", layer.size)
+        path = blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance)
+        task.done()
+        return path
+
+    def _apply_tar(self, unpacker: Unpacker, first: int) -> None:
+        """Apply tar layers; the display hears of the compressed bytes."""
+        tasks: dict[int, Task] = {}
+        open_blobs = ExitStack()
+
+        def tar_layer(number: int, layer: Descriptor) -> TarLayer:
+            def opened() -> Blob:
+                tasks[number] = self._progress.task(f"layer {number + 1}", layer.size)
+                return open_blobs.enter_context(blob(self._source, layer, f"layer {number + 1}"))
+
+            return TarLayer(
+                opened,
+                tar_compression(layer.media_type),
+                self._image.config.diff_ids[number],
+                lambda count: tasks[number].advance(count),
+            )
+
+        layers = [tar_layer(number, layer) for number, layer in enumerate(self._image.layers)][first:]
+        with open_blobs:
+            apply_image(unpacker, layers, self._limits, self._log.warn, lambda number: tasks[first + number].done())
+
+    def _apply_file_systems(self, unpacker: Unpacker, first: int, kind: LayerKind) -> None:
+        from lxc_oci.layer import erofs, squashfs
+
+        module = squashfs if kind is LayerKind.SQUASHFS else erofs
+        with self.files() as files:
+            for number, layer in list(enumerate(self._image.layers))[first:]:
+                module.apply_layer(unpacker, files[layer.digest], f"layer {number + 1}", self._limits, self._log.warn)
+
+    def _apply_puzzlefs(self, unpacker: Unpacker) -> None:
+        from lxc_oci.layer import puzzlefs
+
+        with self.files() as files:
+            entries = puzzlefs.entries(
+                self._image.manifest, lambda digest: open(files[digest], "rb"), self._limits, self._log.warn
+            )
+            unpacker.begin_layer()
+            for entry, data in entries:
+                unpacker.add(entry, data)
+            unpacker.end_layer()
+
+    def _forget_damaged(self) -> None:
+        """Remove blobs of the store whose bytes are not what their names say."""
+        if self._store is None:
+            return
+        for layer in self._image.layers:
+            for path in (blobs.blob_path(self._store, layer.digest), blobs.partial_path(self._store, layer.digest)):
+                if os.path.exists(path) and not _sound(path, layer):
+                    blobs.forget(self._store, layer.digest)
+                    self._log.warn(f"the stored blob {layer.digest} was damaged and is removed; try again")
+
+
+def _sound(path: str, layer: Descriptor) -> bool:
+    """Tell whether a whole blob is what it should be, or a partial one may still become it."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size < layer.size:
+            return True
+        try:
+            with Blob(file, layer, "") as blob:
+                while blob.read(1 << 20):
+                    pass
+        except RefusedError:
+            return False
+    return True

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The forms that our pre-mount hook mounts at every start: EROFS indexes, the image's own file systems, helpers.
+
+`rootfs` is an empty mount point; the lowers, an overlay and the container's own `upper` are put there by
+hooks/oci-py-mount, here as at a start, so what create tried is what a start does.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from lxc_oci.kernel.root import Root
+from lxc_oci.limits import Limits
+from lxc_oci.rootfs.choose import HOOK, Form
+from lxc_oci.rootfs.forms import Prepared
+from lxc_oci.store import helper as helpers
+from lxc_oci.store import mountplan
+from lxc_oci.store.mountplan import Plan
+
+
+def prepare(form: Form, container: str, plan: Plan, uses: tuple[str, ...], limits: Limits) -> Prepared:
+    """Write the plan; the rootfs is mounted when `opened` is entered.  Raises OSError, UnsupportedError."""
+    mountplan.write(container, plan)
+
+    def mount() -> AbstractContextManager[str]:
+        if plan.helper is not None:
+            return helpers.mounted(container, plan, limits)
+        return mountplan.attached(container, limits)
+
+    return Prepared(form, (("lxc.hook.pre-mount", HOOK),), uses, _opened(mount), plan.own)
+
+
+def _opened(mount: Callable[[], AbstractContextManager[str]]) -> Callable[[], AbstractContextManager[Root]]:
+    @contextmanager
+    def opened() -> Iterator[Root]:
+        with mount() as target, Root.at(os.fsencode(target)) as root:
+            yield root
+
+    return opened

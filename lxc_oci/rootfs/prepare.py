@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From a form and an image to a rootfs: each form's own few steps, with the store where there is one."""
+
+from lxc_oci.acquire import Acquired
+from lxc_oci.errors import UnsupportedError
+from lxc_oci.kernel import userns
+from lxc_oci.limits import Limits
+from lxc_oci.log import Log
+from lxc_oci.progress import Progress
+from lxc_oci.rootfs import flat, mounted, tree
+from lxc_oci.rootfs.choose import Form
+from lxc_oci.rootfs.forms import Prepared
+from lxc_oci.rootfs.layers import Layers
+from lxc_oci.store import helper as helpers
+from lxc_oci.store import inventory, mountplan, trees
+from lxc_oci.store.home import Store
+from lxc_oci.store.images import directory_name
+
+
+def prepare(
+    form: Form,
+    *,
+    container: str,
+    rootfs: str,
+    found: Acquired,
+    store: Store | None,
+    mount_helper: str | None,
+    kernel_mount: bool,
+    require_verity: bool,
+    limits: Limits,
+    log: Log,
+    progress: Progress,
+) -> Prepared:
+    """Make the rootfs of a container in the chosen form.  Raises OciError and OSError."""
+    layers = Layers(found, store, limits, log, progress)
+    if form is Form.FLAT:
+        prepared = flat.prepare(rootfs, layers.fill)
+        layers.keep_blobs()
+        return prepared
+    if store is None:
+        raise UnsupportedError(f"a rootfs of the form {form.value} needs the store")
+    if form is Form.TREE:
+        return prepare_tree(container, found, store, layers)
+    with layers.files() as files:
+        uses = tuple(f"blobs/{directory_name(digest)}" for digest in files)
+        userxattr = not userns.current().initial
+        if form is Form.HELPER:
+            assert mount_helper is not None
+            call = helpers.call(helpers.resolve(mount_helper), limits)
+            helpers.write_layout(container, call, found.image, files)
+            plan = helpers.plan(call, userxattr=userxattr)
+        else:
+            plan = mountplan.for_layers(
+                found.image.manifest,
+                [files[layer.digest] for layer in found.image.layers],
+                kernel=kernel_mount,
+                require_verity=require_verity,
+                userxattr=userxattr,
+            )
+        return mounted.prepare(form, container, plan, uses, limits)
+
+
+def prepare_tree(container: str, found: Acquired, store: Store, layers: Layers) -> Prepared:
+    """Have the image's tree in the store, and an overlay over it."""
+    name = trees.ensure(store, inventory.of_image(found.image), layers.fill)
+    layers.drop_blobs()
+    return tree.prepare(container, trees.rootfs(store, name), f"trees/{name}")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which parts of the store an image consists of, and what they cost."""
+
+import os
+
+from lxc_oci import jsonio
+from lxc_oci.errors import RefusedError
+from lxc_oci.image import config as configs
+from lxc_oci.image import manifest as manifests
+from lxc_oci.image.config import Image
+from lxc_oci.image.digest import Digest
+from lxc_oci.image.manifest import Descriptor, Manifest
+from lxc_oci.image.mediatype import LayerKind, layer_kind
+from lxc_oci.limits import Limits
+from lxc_oci.store import trees
+from lxc_oci.store.home import Store
+from lxc_oci.store.images import StoredImage, directory_name
+
+
+def image_part(digest: Digest) -> str:
+    """Return the name below the store of an image's documents."""
+    return f"images/{directory_name(digest)}"
+
+
+def identities(kind: LayerKind, layers: tuple[Descriptor, ...], diff_ids: tuple[Digest, ...]) -> tuple[Digest, ...]:
+    """Return what the layers of a tree are known by: DiffIDs, or the blobs' digests where a kind has none.
+
+    A PuzzleFS image is one layer, named by its metadata; the chunks are content of it.
+    """
+    if kind is LayerKind.TAR:
+        return diff_ids
+    if kind is LayerKind.PUZZLEFS:
+        return (layers[0].digest,)
+    return tuple(layer.digest for layer in layers)
+
+
+def of_image(image: Image) -> tuple[Digest, ...]:
+    """Return the identities of an image's layers."""
+    return identities(image.kind, image.layers, image.config.diff_ids)
+
+
+def parts_of(store: Store, image: StoredImage) -> list[str]:
+    """Return the parts of the store (`trees/…`, `indexes/…`, `blobs/…`) that hold what `image` consists of."""
+    try:
+        manifest = manifests.parse(image.raw_manifest, "", Limits())
+        if not isinstance(manifest, Manifest):
+            return []
+        diff_ids = () if configs.is_empty(manifest.config) else configs.parse(image.raw_config).diff_ids
+    except RefusedError:
+        return []
+    kind = (layer_kind(manifest.layers[0].media_type) if manifest.layers else None) or LayerKind.TAR
+    layers = identities(kind, manifest.layers, diff_ids)
+    parts = [f"trees/{trees.name(store, layers)}"]
+    parts += [f"indexes/{directory_name(layer)}" for layer in layers]
+    parts += [f"blobs/{directory_name(layer.digest)}" for layer in manifest.layers]
+    return [part for part in parts if os.path.lexists(store.at(part))]
+
+
+def sizes(store: Store, part: str) -> tuple[int, int]:
+    """Return (bytes, of these shared with other parts) of one part."""
+    kind, _, name = part.partition("/")
+    if kind == "trees":
+        found = trees.facts(store, name)
+        return (found.size, found.shared) if found else (0, 0)
+    path = store.at(part)
+    try:
+        if kind == "indexes":
+            with open(os.path.join(path, "facts.json"), "rb") as file:
+                return int(jsonio.parse(file.read(), "facts.json")["size"]), 0
+        return os.lstat(path).st_size, 0
+    except (FileNotFoundError, NotADirectoryError, RefusedError, KeyError, TypeError, ValueError):
+        return 0, 0

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""LXC's template: from its arguments to a request, and from a create's answer to the container's configuration.
+
+What a create is, is told in lxc_oci.create.
+"""
+
+import argparse
+import os
+import re
+import select
+import sys
+
+from lxc_oci import limits as limit
+from lxc_oci.container import lxcconfig, overrides
+from lxc_oci.container.lxcconfig import Line
+from lxc_oci.container.overrides import Overrides
+from lxc_oci.create import Request, create
+from lxc_oci.errors import UsageError
+from lxc_oci.image import platform as platforms
+from lxc_oci.kernel import durable, userns
+from lxc_oci.kernel.root import remove_tree
+from lxc_oci.limits import Limits
+from lxc_oci.log import Level, Log
+from lxc_oci.options import read_password
+from lxc_oci.progress import Progress
+from lxc_oci.source.open import SourceOptions
+from lxc_oci.store import home
+from lxc_oci.store.home import Store
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_PARENT_SECONDS = 2.0  # that lxc-create may take to die of the same ^C
+
+
+def run(arguments: argparse.Namespace, log: Log) -> None:
+    """Create the container that lxc-create asks for.  Raises OciError and OSError; then nothing of ours is left."""
+    request = _request(arguments, log)
+    limits = limit.load()
+    parent = os.getppid()
+    idmap = userns.current()
+    try:
+        if idmap.maps_host_root:
+            log.info("the image is unpacked into the container: root's store is not for containers with an idmap")
+            lines = _confined(request, limits, log)
+        else:
+            store = None if arguments.no_cache else _open_store(arguments)
+            with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
+                lines = create(request, store, limits, log, progress)
+        _append(request.directory, lines, arguments)
+    except BaseException:
+        _remove_what_lxc_left(request.directory, parent)
+        raise
+
+
+def _request(arguments: argparse.Namespace, log: Log) -> Request:
+    """Check the arguments.  Raises UsageError."""
+    if not (arguments.name and arguments.path and arguments.rootfs):
+        raise UsageError("this is a template of LXC's", "run lxc-create -t oci-py -n NAME -- --url URL")
+    if not arguments.url:
+        raise UsageError("no image is named", "give --url URL, such as --url docker://docker.io/library/nginx:1.27")
+    if not _NAME.match(arguments.name):
+        raise UsageError(f"{arguments.name!r:.100} is not a name for a container", "use letters, digits, - _ and .")
+    if arguments.dhcp and arguments.no_dhcp:
+        raise UsageError("--dhcp and --no-dhcp exclude each other")
+    if arguments.password is not None:
+        log.warn("LXC writes --password into the container's configuration; --password-file or --authfile do not")
+    directory = os.path.abspath(arguments.path)
+    return Request(
+        url=arguments.url,
+        name=arguments.name,
+        directory=directory,
+        rootfs=os.path.abspath(arguments.rootfs),
+        source=SourceOptions(
+            temporary=directory,
+            authfile=arguments.authfile,
+            username=arguments.username,
+            password=read_password(arguments),
+            insecure=arguments.insecure,
+            platform=platforms.parse(arguments.platform) if arguments.platform else None,
+        ),
+        overrides=_overrides(arguments),
+        storage=arguments.storage,
+        mount_helper=arguments.mount_helper,
+        kernel_mount=not arguments.no_kernel_mount,
+        require_verity=arguments.require_verity,
+    )
+
+
+def _overrides(arguments: argparse.Namespace) -> Overrides:
+    return Overrides(
+        entrypoint=None if arguments.entrypoint is None else overrides.words(arguments.entrypoint, "--entrypoint"),
+        cmd=None if arguments.cmd is None else overrides.words(arguments.cmd, "--cmd"),
+        env=overrides.environment(arguments.env_file, arguments.env),
+        user=arguments.user or "",
+        workdir=arguments.workdir or "",
+        hostname=arguments.hostname or "",
+        volumes=tuple(overrides.volume(text) for text in arguments.volume),
+        tmpfs=tuple(overrides.tmpfs(text) for text in arguments.tmpfs),
+        dhcp=True if arguments.dhcp else False if arguments.no_dhcp else None,
+        address=tuple(arguments.address),
+        gateway=tuple(arguments.gateway),
+        dns=tuple(arguments.dns),
+    )
+
+
+def _open_store(arguments: argparse.Namespace) -> Store:
+    path = os.path.abspath(arguments.store) if arguments.store else home.default_path(os.environ)
+    store = home.open_store(path)
+    store.clear_leftovers()
+    return store
+
+
+def _confined(request: Request, limits: Limits, log: Log) -> list[Line]:
+    """Create without a store, in a process for which the host's root does not exist."""
+    from lxc_oci.kernel.confine import without_host_root
+
+    def work() -> list[list[str]]:
+        with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
+            return [[line.key, line.value] for line in create(request, None, limits, log, progress)]
+
+    return [Line(str(key), str(value)) for key, value in without_host_root(work)]
+
+
+def _append(directory: str, lines: list[Line], arguments: argparse.Namespace) -> None:
+    """Put the image's block at the end of the configuration, atomically, its owner and mode kept."""
+    path = os.path.join(directory, "config")
+    with open(path, "rb") as file:
+        text = file.read()
+        status = os.fstat(file.fileno())
+    durable.write_file(path, lxcconfig.replace_block(text, lxcconfig.IMAGE_BLOCK, lines), status.st_mode & 0o7777)
+    if arguments.mapped_uid is not None and arguments.mapped_gid is not None:
+        os.chown(path, arguments.mapped_uid, arguments.mapped_gid)
+    else:
+        os.chown(path, status.st_uid, status.st_gid)
+
+
+def _remove_what_lxc_left(directory: str, parent: int) -> None:
+    """Remove the half-made container when lxc-create is dead, as it is after ^C: it would be in the way next time.
+
+    LXC's own mark of a container that is not complete is the file `partial`.
+    """
+    if not os.path.lexists(os.path.join(directory, "partial")) or not _dead(parent):
+        return
+    above, name = os.path.split(directory)
+    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(fd, os.fsencode(name))
+    except OSError:
+        pass  # a user namespace may not own the directory itself; its content is gone
+    finally:
+        os.close(fd)
+
+
+def _dead(parent: int) -> bool:
+    """Tell whether the process that started us ends in the next moments."""
+    if os.getppid() != parent:
+        return True
+    try:
+        fd = os.pidfd_open(parent)
+    except OSError:
+        return True
+    try:
+        readable, _, _ = select.select([fd], [], [], _PARENT_SECONDS)
+        return bool(readable)
+    finally:
+        os.close(fd)
