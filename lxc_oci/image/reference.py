@@ -110,7 +110,7 @@ def normal(text: str) -> Reference:
         raise UsageError("the image URL has credentials in it", "give them with --username, or by --authfile")
     digest = _digest(digest_text) if at else None
     host, slash, remainder = name.partition("/")
-    if not slash or not (re.search(r"[.:]", host) or host == "localhost" or host != host.lower()):
+    if not slash or not (re.search(r"[.:]", host) or host == "localhost"):
         host, remainder = _DOCKER_HUB, name
     if host == "index.docker.io":
         host = _DOCKER_HUB
