@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lxc_oci
-from lxc_oci import cli
+from lxc_oci import options as words
 from lxc_oci.errors import OciError
 from lxc_oci.limits import Limits
 
@@ -37,12 +37,12 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def verbs() -> set[str]:
-    (action,) = [a for a in cli.command_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    (action,) = [a for a in words.command_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     return set(action.choices)
 
 
 def test_every_option_is_in_the_page_and_the_other_way_round() -> None:
-    accepted = options(cli.template_parser()) | options(cli.command_parser())
+    accepted = options(words.template_parser()) | options(words.command_parser())
     text = plain(PAGE)
     before_examples = text[: text.index(".SH EXAMPLES")]
     described = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", before_examples))
@@ -57,7 +57,7 @@ def test_examples_use_options_that_exist() -> None:
     text = plain(PAGE)
     examples = text[text.index(".SH EXAMPLES") :]
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", examples))
-    assert used - options(cli.template_parser()) - options(cli.command_parser()) == {"--once"}
+    assert used - options(words.template_parser()) - options(words.command_parser()) == {"--once"}
 
 
 def test_every_verb_is_in_the_synopsis_and_the_completion() -> None:
