@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 
-from lxc_oci.errors import RefusedError
+from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UnsupportedError
 from lxc_oci.kernel.durable import write_all
 from lxc_oci.kernel.root import remove_tree
 from lxc_oci.layer import attributes, record, whiteout
@@ -354,3 +354,15 @@ def _pieces(data: Data) -> Iterator[bytes | memoryview]:
 def _mode(fd: int) -> int:
     """Return the mode that a file has after an access control list was set on it, whose mask changes the group's."""
     return stat.S_IMODE(os.fstat(fd).st_mode)
+
+
+def failure(what: str, error: OSError) -> OciError:
+    """Return the error for users that an error of the file system means; `what` could not be done."""
+    what = f"{what}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(what, "free space or inodes on the file system, then try again")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.E2BIG, errno.ERANGE):
+        return RefusedError(what, "the image has names or attributes that this file system cannot hold")
+    if error.errno == errno.EROFS:
+        return UnsupportedError(what, "the file system is mounted read-only")
+    return OciError(what)

@@ -67,11 +67,11 @@ def apply_image(
     and what readers and unpacker raise.  The tree is of no use then.
     """
     waiting = deque(layers)
-    running: deque[_Stream] = deque()
+    running: deque[Stream] = deque()
     try:
         for number in range(len(layers)):
             while waiting and len(running) <= _READ_AHEAD:
-                running.append(_Stream(waiting.popleft(), limits, warn))
+                running.append(Stream(waiting.popleft(), limits, warn))
             with running[0] as stream:
                 _apply(unpacker, stream, limits, warn)
             running.popleft()
@@ -139,7 +139,7 @@ class _Pipe:
             self._changed.notify_all()
 
 
-class _Stream:
+class Stream:
     """The uncompressed bytes of a layer, verified when the end has been read.  A context manager."""
 
     def __init__(self, layer: TarLayer, limits: Limits, warn: Warn) -> None:

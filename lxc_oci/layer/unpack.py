@@ -6,21 +6,20 @@ to files of lower layers are right by construction.  Where entries come from is 
 here, nor is any path outside the root.
 """
 
-import errno
 import os
 import stat
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UnsupportedError
+from lxc_oci.errors import RefusedError
 from lxc_oci.kernel.root import Root
 from lxc_oci.layer import attributes, whiteout
 from lxc_oci.layer import entry as kinds
 from lxc_oci.layer import record as records
 from lxc_oci.layer.directories import Directories, Directory
 from lxc_oci.layer.entry import Data, Entry
-from lxc_oci.layer.objects import Objects, shown
+from lxc_oci.layer.objects import Objects, failure, shown
 from lxc_oci.layer.record import RecordWriter
 from lxc_oci.limits import Limits
 
@@ -82,7 +81,7 @@ class Unpacker:
                 if xattrs := attributes.read(self._root.fd):
                     self._record.xattrs(xattrs)
         except OSError as error:
-            raise _failure(b".", error) from error
+            raise failure("cannot unpack a layer", error) from error
 
     def end_layer(self) -> None:
         """Finish a layer: directories get their times.  Raises OciError."""
@@ -92,7 +91,7 @@ class Unpacker:
             if self._record is not None:
                 self._record.end_layer()
         except OSError as error:
-            raise _failure(b".", error) from error
+            raise failure("cannot unpack a layer", error) from error
 
     def add(self, entry: Entry, data: Data = b"") -> None:
         """Apply one entry; `data` is the content of a file, of its regions only where the entry is sparse.
@@ -111,7 +110,7 @@ class Unpacker:
                 parent, base = place
             self._create[entry[1]](parent, base, entry, data)
         except OSError as error:
-            raise _failure(name, error) from error
+            raise failure(f"cannot unpack {shown(name)}", error) from error
 
     # Names
 
@@ -154,15 +153,3 @@ class Unpacker:
         if message not in self._warned:
             self._warned.add(message)
             self._warn_once(message)
-
-
-def _failure(name: bytes, error: OSError) -> OciError:
-    """Return the error for users: the file system's word with the name of the entry."""
-    what = f"cannot unpack {shown(name)}: {error.strerror}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(what, "free space or inodes on the file system, then try again")
-    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.E2BIG, errno.ERANGE):
-        return RefusedError(what, "the image has names or attributes that this file system cannot hold")
-    if error.errno == errno.EROFS:
-        return UnsupportedError(what, "the file system is mounted read-only")
-    return OciError(what)
