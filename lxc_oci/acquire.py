@@ -49,11 +49,8 @@ def acquired(
     def connect() -> Source:
         return open_source(reference, options, limits, warn)
 
-    source: Source
-    if store is None or reference.transport != references.DOCKER:
-        source = connect()
-    else:
-        source = CachingSource(store, connect)
+    cached = store if reference.transport == references.DOCKER else None
+    source: Source = CachingSource(cached, connect) if cached else connect()
     try:
         image = _stored(reference, options, store, source, limits, warn)
         stored = image is not None

@@ -28,6 +28,9 @@ from lxc_oci.source.open import SourceOptions
 from lxc_oci.store import containers, inventory
 from lxc_oci.store.home import Store
 
+CLONE_HOOK = "/usr/share/lxc/hooks/oci-py-clone"
+DESTROY_HOOK = "/usr/share/lxc/hooks/oci-py-destroy"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -39,21 +42,21 @@ class Request:
     rootfs: str
     source: SourceOptions
     overrides: Overrides
+    configuration: tuple[Line, ...]  # what lxc-create wrote, includes followed
     storage: str = "auto"
     mount_helper: str | None = None
     kernel_mount: bool = True
     require_verity: bool = False
 
 
-def create(request: Request, store: Store | None, limits: Limits, log: Log, progress: Progress) -> list[Line]:
-    """Make the container's rootfs and files, and return what is to be appended to its configuration.
+def create(request: Request, store: Store | None, limits: Limits, log: Log, progress: Progress) -> bytes:
+    """Make the container's rootfs and files, and return the text that is to be appended to its configuration.
 
     A failure leaves nothing in the container's directory, and nothing in the store but what is complete.  Raises
     OciError and OSError.
     """
     overlay.private_namespace()
     reference = references.parse(request.url)
-    configuration = lxcconfig.read(os.path.join(request.directory, "config"))
     with (
         store.in_use() if store else nullcontext(),
         acquired(reference, request.source, store, limits, log.warn) as found,
@@ -61,7 +64,7 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
     ):
         log.detail(f"image {found.image.digest}{', known to the store' if found.stored else ''}")
         facts = gather(
-            lxcconfig.last(configuration, "lxc.rootfs.path"),
+            lxcconfig.last(request.configuration, "lxc.rootfs.path"),
             request.directory,
             request.rootfs,
             store.path if store else None,
@@ -83,13 +86,21 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
             log=log,
             progress=progress,
         )
-        host = guests.host_facts(request.directory, request.name, configuration)
+        places = (store.path,) if store else ()
+        host = guests.host_facts(request.directory, request.name, request.configuration, places)
         with prepared.opened() as root:
             guest = guests.plan_guest(found.image.config, request.overrides, root, host, limits, log.warn)
             guests.write_guest(guest, root, host)
         _record(request, found, prepared, store)
         log.info(f"created {request.name} from {found.reference} ({found.image.digest})")
-        return [*(Line(key, value) for key, value in prepared.lines), *guest.lines]
+        return guest.text((*_hooks(), *prepared.lines))
+
+
+def _hooks() -> Iterator[tuple[str, str]]:
+    """Yield the lines of the hooks that do what LXC leaves undone at lxc-copy and lxc-snapshot, in every form."""
+    for key, path in (("lxc.hook.clone", CLONE_HOOK), ("lxc.hook.destroy", DESTROY_HOOK)):
+        if os.access(path, os.X_OK):
+            yield key, path
 
 
 def _record(request: Request, found: Acquired, prepared: Prepared, store: Store | None) -> None:

@@ -12,10 +12,9 @@ import sys
 
 from lxc_oci import limits as limit
 from lxc_oci.container import lxcconfig, overrides
-from lxc_oci.container.lxcconfig import Line
 from lxc_oci.container.overrides import Overrides
 from lxc_oci.create import Request, create
-from lxc_oci.errors import UsageError
+from lxc_oci.errors import RefusedError, UsageError
 from lxc_oci.image import platform as platforms
 from lxc_oci.kernel import durable, userns
 from lxc_oci.kernel.root import remove_tree
@@ -40,12 +39,12 @@ def run(arguments: argparse.Namespace, log: Log) -> None:
     try:
         if idmap.maps_host_root:
             log.info("the image is unpacked into the container: root's store is not for containers with an idmap")
-            lines = _confined(request, limits, log)
+            text = _confined(request, limits, log)
         else:
             store = None if arguments.no_cache else _open_store(arguments)
             with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
-                lines = create(request, store, limits, log, progress)
-        _append(request.directory, lines, arguments)
+                text = create(request, store, limits, log, progress)
+        _append(request.directory, text, arguments)
     except BaseException:
         _remove_what_lxc_left(request.directory, parent)
         raise
@@ -78,6 +77,7 @@ def _request(arguments: argparse.Namespace, log: Log) -> Request:
             platform=platforms.parse(arguments.platform) if arguments.platform else None,
         ),
         overrides=_overrides(arguments),
+        configuration=tuple(lxcconfig.read(os.path.join(directory, "config"))),
         storage=arguments.storage,
         mount_helper=arguments.mount_helper,
         kernel_mount=not arguments.no_kernel_mount,
@@ -109,24 +109,53 @@ def _open_store(arguments: argparse.Namespace) -> Store:
     return store
 
 
-def _confined(request: Request, limits: Limits, log: Log) -> list[Line]:
+def _confined(request: Request, limits: Limits, log: Log) -> bytes:
     """Create without a store, in a process for which the host's root does not exist."""
     from lxc_oci.kernel.confine import without_host_root
 
-    def work() -> list[list[str]]:
+    def work() -> str:
         with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
-            return [[line.key, line.value] for line in create(request, None, limits, log, progress)]
+            return create(request, None, limits, log, progress).decode("utf-8", "surrogateescape")
 
-    return [Line(str(key), str(value)) for key, value in without_host_root(work)]
+    text = str(without_host_root(work)).encode("utf-8", "surrogateescape")
+    _check_answer(text, request)
+    return text
 
 
-def _append(directory: str, lines: list[Line], arguments: argparse.Namespace) -> None:
-    """Put the image's block at the end of the configuration, atomically, its owner and mode kept."""
+_HOOK = re.compile(r"/usr/share/lxc/hooks/oci-py-[a-z]+\Z")
+
+
+def _check_answer(text: bytes, request: Request) -> None:
+    """Refuse lines that no create writes: they come from a process that has read the image."""
+    lines = lxcconfig.parse(text)
+    sources = {volume.host for volume in request.overrides.volumes}
+    for line in lines:
+        lxcconfig.render(line)
+        if line.key.startswith("lxc.hook."):
+            right = bool(_HOOK.match(line.value))
+        elif line.key == "lxc.include":
+            right = os.path.dirname(line.value) == "/usr/share/lxc/config"
+        elif line.key == "lxc.mount.entry":
+            source = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.value.partition(" ")[0])
+            inside = source.startswith(request.directory + "/") and "/../" not in source
+            right = inside or source in sources or source in ("none", "tmpfs")
+        elif line.key == "lxc.console.logfile":
+            right = os.path.dirname(line.value) == request.directory
+        else:
+            right = line.key != "lxc.rootfs.path"
+        if not right:
+            raise RefusedError(f"the confined part of the create answered with {line.key} = {line.value!r:.100}")
+
+
+def _append(directory: str, block: bytes, arguments: argparse.Namespace) -> None:
+    """Put `block` at the end of the configuration, atomically, its owner and mode kept."""
     path = os.path.join(directory, "config")
     with open(path, "rb") as file:
         text = file.read()
         status = os.fstat(file.fileno())
-    durable.write_file(path, lxcconfig.replace_block(text, lxcconfig.IMAGE_BLOCK, lines), status.st_mode & 0o7777)
+    if text and not text.endswith(b"\n"):
+        text += b"\n"
+    durable.write_file(path, text + block, status.st_mode & 0o7777)
     if arguments.mapped_uid is not None and arguments.mapped_gid is not None:
         os.chown(path, arguments.mapped_uid, arguments.mapped_gid)
     else:

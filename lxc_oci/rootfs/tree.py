@@ -16,7 +16,7 @@ from lxc_oci.rootfs.choose import Form
 from lxc_oci.rootfs.forms import Prepared
 
 _DELTA = "overlay/delta"  # where LXC's own `-B overlay` has it
-_WORK = "overlay/olwork"  # the name that LXC derives from the upper directory (storage/overlay.c)
+_WORK = "overlay/work"  # the name that LXC derives from the upper directory (storage/overlay.c)
 
 
 def prepare(container: str, lower: str, part: str) -> Prepared:

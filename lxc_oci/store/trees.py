@@ -90,13 +90,10 @@ def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
             staged = os.path.join(stage.path, "tree")
             os.mkdir(staged, 0o700)
             os.mkdir(os.path.join(staged, "rootfs"), 0o755)
-            record = os.open(os.path.join(staged, "record"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                with Root.at(os.path.join(staged, "rootfs")) as root:
-                    fill(root, 0, RecordWriter(record))
-            finally:
-                os.close(record)
-            _write_facts(staged, TreeFacts(tuple(layers), 0, 0, 0))
+            with open(os.path.join(staged, "record"), "xb") as file, Root.at(os.path.join(staged, "rootfs")) as root:
+                writer = RecordWriter(file)
+                fill(root, 0, writer)
+            _write_facts(staged, TreeFacts(tuple(layers), writer.size, 0, writer.entries))
             store.publish(staged, path)
         prefixes.note(store, [_mapped(store, item) for item in chain_ids(layers)], wanted)
     return wanted

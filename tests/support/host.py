@@ -95,7 +95,13 @@ class Host:
     # --- the verbs -----------------------------------------------------------------------------------------
 
     def create(
-        self, name: str, url: str, *options: str, lxc: Sequence[str] = (), check: bool = True, input: bytes | None = None
+        self,
+        name: str,
+        url: str,
+        *options: str,
+        lxc: Sequence[str] = (),
+        check: bool = True,
+        input: bytes | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """`lxc-create -t oci-py -n NAME -- --url URL OPTIONS`; `lxc` are options of lxc-create."""
         return self.run(
@@ -121,7 +127,10 @@ class Host:
 
     def attach(self, name: str, *argv: str) -> bytes:
         """`lxc-attach NAME -- ARGV`; returns what it printed."""
-        return self.lxc("attach", name, "--clear-env", "--", *argv).stdout
+        # Without systemd's delegation a user's lxc-attach cannot join the container's group, runs the program and
+        # then says so by its status.
+        strict = self.user is None or os.path.isdir("/run/systemd/system")
+        return self.lxc("attach", name, "--clear-env", "--", *argv, check=strict).stdout
 
     def key(self, name: str, key: str) -> str:
         """The value of a configuration key as liblxc itself reads it."""
