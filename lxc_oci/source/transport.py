@@ -164,7 +164,9 @@ class Transport:
                 raise stream.failure
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.give_back(key, connection, False)
-            raise ConnectionFailed(f"{url.shown}: {words(stream.failure or error)}") from error
+            failure = stream.failure or error
+            # An alert, such as that a client certificate is missing, comes only now with TLS 1.3.
+            raise ConnectionFailed(f"{url.shown}: {words(failure)}", fresh=isinstance(failure, ssl.SSLError)) from error
         except BaseException:
             self.give_back(key, connection, False)
             raise
