@@ -104,7 +104,8 @@ def _overrides(arguments: argparse.Namespace) -> Overrides:
 
 def _open_store(arguments: argparse.Namespace) -> Store:
     path = os.path.abspath(arguments.store) if arguments.store else home.default_path(os.environ)
-    store = home.open_store(path)
+    caller = None if arguments.mapped_uid is None else (arguments.mapped_uid, arguments.mapped_gid)
+    store = home.open_store(path, caller=caller)
     store.clear_leftovers()
     return store
 

@@ -37,6 +37,13 @@ class IdMap:
         """
         return not self.initial and any(extent.outside == 0 and extent.count for extent in self.uids)
 
+    def without(self, uid: int, gid: int) -> "IdMap":
+        """Return the maps without the one id that lxc-create adds for its caller beside the container's own."""
+        return IdMap(
+            tuple(extent for extent in self.uids if (extent.inside, extent.count) != (uid, 1)),
+            tuple(extent for extent in self.gids if (extent.inside, extent.count) != (gid, 1)),
+        )
+
     def key(self) -> str:
         """Return a text that is equal for equal maps."""
         return ";".join(

@@ -48,9 +48,10 @@ def default_path(environment: Mapping[str, str]) -> str:
 class Store:
     """A store that was opened: its paths, its locks, its staging places."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, caller: tuple[int, int] | None = None) -> None:
+        """`caller` are the ids that lxc-create's own user has in here, which no file of a container has."""
         self.path = path
-        self.idmap = userns.current()
+        self.idmap = userns.current() if caller is None else userns.current().without(*caller)
 
     def at(self, *names: str) -> str:
         """Return the path of `names` below the store."""
@@ -168,13 +169,13 @@ def _remove(parent: str, name: str) -> None:
         os.close(fd)
 
 
-def open_store(path: str, *, create: bool = True) -> Store:
+def open_store(path: str, *, create: bool = True, caller: tuple[int, int] | None = None) -> Store:
     """Open the store at `path`, after checking that nobody else could have prepared it.
 
     Raises UsageError when it does not exist and create=False, when it or an ancestor could be changed by
     another user, or when a newer program wrote it; NoSpaceError when it cannot be created for want of space.
     """
-    store = Store(path)
+    store = Store(path, caller)
     try:
         try:
             status = os.lstat(path)

@@ -39,8 +39,21 @@ def of_image(image: Image) -> tuple[Digest, ...]:
     return identities(image.kind, image.layers, image.config.diff_ids)
 
 
-def parts_of(store: Store, image: StoredImage) -> list[str]:
-    """Return the parts of the store (`trees/…`, `indexes/…`, `blobs/…`) that hold what `image` consists of."""
+def trees_by_layers(store: Store) -> dict[tuple[Digest, ...], list[str]]:
+    """Return the names of all trees by their layers: in a user namespace one image may have several, by id map."""
+    found: dict[tuple[Digest, ...], list[str]] = {}
+    for name in sorted(os.listdir(store.at("trees"))):
+        tree = trees.facts(store, name)
+        if tree is not None:
+            found.setdefault(tree.layers, []).append(name)
+    return found
+
+
+def parts_of(store: Store, image: StoredImage, known: dict[tuple[Digest, ...], list[str]]) -> list[str]:
+    """Return the parts of the store (`trees/…`, `indexes/…`, `blobs/…`) that hold what `image` consists of.
+
+    `known` is what trees_by_layers returned.
+    """
     try:
         manifest = manifests.parse(image.raw_manifest, "", Limits())
         if not isinstance(manifest, Manifest):
@@ -50,7 +63,7 @@ def parts_of(store: Store, image: StoredImage) -> list[str]:
         return []
     kind = (layer_kind(manifest.layers[0].media_type) if manifest.layers else None) or LayerKind.TAR
     layers = identities(kind, manifest.layers, diff_ids)
-    parts = [f"trees/{trees.name(store, layers)}"]
+    parts = [f"trees/{name}" for name in known.get(layers, ())]
     parts += [f"indexes/{directory_name(layer)}" for layer in layers]
     parts += [f"blobs/{directory_name(layer.digest)}" for layer in manifest.layers]
     return [part for part in parts if os.path.lexists(store.at(part))]

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace, log: Log) -> int:
     store = open_store(arguments, create=True)
     with Counter(sys.stderr, "looking at containers", arguments.quiet) as counter, store.in_use():
         found = marks.collect(store, counter.step)
+        known = inventory.trees_by_layers(store)
         rows = []
         for image in images.every(store):
             counter.step()
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace, log: Log) -> int:
             except OciError as error:
                 log.warn(f"image {image.digest}: {error.message}")
                 continue
-            parts = inventory.parts_of(store, image)
+            parts = inventory.parts_of(store, image, known)
             users = {
                 user for part in (*parts, inventory.image_part(image.digest)) for user in found.users.get(part, ())
             }
