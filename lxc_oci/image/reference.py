@@ -132,6 +132,11 @@ def normal(text: str) -> Reference:
     return Reference(DOCKER, host, repository, tag=tag or ("" if digest else _LATEST), digest=digest)
 
 
+def is_ref_name(text: str) -> bool:
+    """Tell whether `text` has the grammar of org.opencontainers.image.ref.name, so that it can select an image."""
+    return bool(_REF_NAME.match(text))
+
+
 def _docker(rest: str, url: str) -> Reference:
     if not rest.startswith("//"):
         raise UsageError(f"{_shown(url)!r:.200} lacks the slashes of docker://", _suggestion(rest))
@@ -157,7 +162,7 @@ def _local(transport: str, rest: str, url: str, exists: Callable[[str], bool]) -
             if named.digest is not None:
                 raise UsageError(f"{tag!r:.150} does not select an image of an archive", "write :NAME:TAG or :@INDEX")
             tag = f"{named.host}/{named.repository}:{named.tag}"
-        elif not _REF_NAME.match(tag):
+        elif not is_ref_name(tag):
             raise UsageError(
                 f"{tag!r:.150} is not the name of an image in {path!r:.200}", "write :NAME, :@INDEX or @sha256:…"
             )

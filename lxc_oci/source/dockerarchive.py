@@ -152,18 +152,20 @@ def _select(images: Sequence[Saved], reference: Reference) -> Saved:
 
 
 def _full(tag: str) -> str:
-    """The name that Docker means by one of its short names; what is none stays as it is and matches nothing."""
+    """The name that Docker means by one of its short names, "" for what is none."""
     try:
         named = references.normal(tag)
     except UsageError:
-        return tag
+        return ""
     return f"{named.name}:{named.tag}"
 
 
 def _names(images: Sequence[Saved]) -> str:
-    names = [f":{image.tags[0]}" if image.tags else f":@{number}" for number, image in enumerate(images)]
-    more = ", …" if len(names) > _SHOWN else ""
-    return f"select one of: {', '.join(names[:_SHOWN])}{more}" if names else ""
+    """The hint that lists what can be selected: names that a URL can have, else positions."""
+    names = [next((tag for tag in image.tags if _full(tag)), "") for image in images]
+    shown = [f":{name}" if name else f":@{number}" for number, name in enumerate(names)]
+    more = ", …" if len(shown) > _SHOWN else ""
+    return f"select one of: {', '.join(shown[:_SHOWN])}{more}" if shown else ""
 
 
 def _contents(files: Files, saved: Saved, reference: Reference, limits: Limits) -> _Contents:

@@ -111,10 +111,8 @@ def _blob(digest: Digest) -> str:
 
 
 def _names(index: Index) -> str:
-    """The hint that lists what can be selected."""
-    names = [
-        f":{entry.annotations[_REF_NAME]}" if entry.annotations.get(_REF_NAME) else f"@{entry.digest}"
-        for entry in index.manifests
-    ]
-    more = ", …" if len(names) > _SHOWN else ""
-    return f"select one of: {', '.join(names[:_SHOWN])}{more}" if names else ""
+    """The hint that lists what can be selected: names that a URL can have, else positions."""
+    names = [entry.annotations.get(_REF_NAME, "") for entry in index.manifests]
+    shown = [f":{name}" if references.is_ref_name(name) else f":@{number}" for number, name in enumerate(names)]
+    more = ", …" if len(shown) > _SHOWN else ""
+    return f"select one of: {', '.join(shown[:_SHOWN])}{more}" if shown else ""
