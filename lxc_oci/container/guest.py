@@ -225,10 +225,9 @@ def _identity(
     limits: Limits,
     warn: Callable[[str], None],
 ) -> users.Identity:
-    maps = host.idmap
     text = overrides.user or config.user
-    identity = users.identify(text, root, maps and maps.uids, maps and maps.gids, limits)
-    if identity.groups and maps and host.lxc_major < _GROUPS_WITH_IDMAP_SINCE:
+    identity = users.identify(text, root, host.idmap, limits)
+    if identity.groups and host.idmap and host.lxc_major < _GROUPS_WITH_IDMAP_SINCE:
         warn(
             f"the user {text or 'root'!r:.100} is in further groups of the image, "
             f"which LXC before {_GROUPS_WITH_IDMAP_SINCE} does not set in a container with an id map"

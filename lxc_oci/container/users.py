@@ -8,7 +8,7 @@ unknown is an error; nothing falls back to uid 0 (conversion.md of the image spe
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lxc_oci.container.idmap import Range, inside
+from lxc_oci.container.idmap import ContainerMap, Range, inside
 from lxc_oci.errors import RefusedError
 from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
@@ -37,13 +37,11 @@ class _User:
     home: bytes
 
 
-def identify(
-    text: str, root: Root, uids: Sequence[Range] | None, gids: Sequence[Range] | None, limits: Limits
-) -> Identity:
+def identify(text: str, root: Root, idmap: ContainerMap | None, limits: Limits) -> Identity:
     """Return the identity that `user[:group]` means in the image below `root`; empty text is user 0.
 
-    `uids` and `gids` are the ids of the container's id map, None without one.  Raises RefusedError for what is
-    malformed, unknown, out of range or outside the map.
+    `idmap` is the container's, None without one.  Raises RefusedError for what is malformed, unknown, out of range
+    or outside the map.
     """
     user, colon, group = text.partition(":")
     if (colon and (not user or not group)) or ":" in group:
@@ -55,9 +53,10 @@ def identify(
     else:
         gid = entry.gid
         groups = _groups_of(entry, root, limits)
-    _check_mapped("user", entry.uid, uids)
-    for number in (gid, *groups):
-        _check_mapped("group", number, gids)
+    if idmap is not None:
+        _check_mapped("user", entry.uid, idmap.uids)
+        for number in (gid, *groups):
+            _check_mapped("group", number, idmap.gids)
     home = entry.home.decode("utf-8", "surrogateescape")
     return Identity(entry.uid, gid, groups, home if home.startswith("/") else "/")
 
@@ -134,8 +133,8 @@ def _plain(field: bytes) -> int | None:
     return int(field)
 
 
-def _check_mapped(what: str, number: int, ranges: Sequence[Range] | None) -> None:
-    if ranges is not None and not inside(number, ranges):
+def _check_mapped(what: str, number: int, ranges: Sequence[Range]) -> None:
+    if not inside(number, ranges):
         raise RefusedError(
             f"the image's {what} id {number} lies outside the container's id map",
             f"map it with lxc.idmap, or {_HINT}",
