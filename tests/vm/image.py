@@ -58,10 +58,13 @@ PACKAGES_OF = {
 # Only the modules that find the root disk: a small initrd is seconds of boot time without KVM.
 INITRD_MODULES = ["virtio_pci", "virtio_blk", "ext4"]
 
-# Timers would use the cores at moments of their own, the registry the port that a test may want.
+# Timers would use the cores at moments of their own, the registry the port that a test may want; the others only cost
+# time at boot.
 MASKED = [
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
-    *("man-db.timer", "docker-registry.service", "e2scrub_reap.service"),
+    *("man-db.timer", "systemd-tmpfiles-clean.timer", "docker-registry.service", "e2scrub_reap.service"),
+    *("cni-dhcp.service", "cni-dhcp.socket", "getty@tty1.service", "modprobe@drm.service", "nftables.service"),
+    *("systemd-networkd.service", "systemd-networkd.socket"),
 ]
 
 FILES = {
@@ -70,10 +73,12 @@ FILES = {
     "/etc/hosts": "127.0.0.1 localhost\n127.0.1.1 box\n::1 localhost\n",
     # Without auditd the kernel prints its audit records, and drops what exceeds this limit: a denial must not be lost.
     "/etc/sysctl.d/90-box.conf": "kernel.printk_ratelimit = 0\nkernel.printk = 1 4 1 7\n",
-    "/etc/systemd/system/box-agent.service": """\
+    "/etc/systemd/system/box-agent.service": r"""
 [Unit]
 Description=Commands from the host of the box
-After=dbus.service
+# udev names the port some time after the service could start.
+BindsTo=dev-virtio\x2dports-box.agent.device
+After=dbus.service dev-virtio\x2dports-box.agent.device
 
 [Service]
 ExecStart=/usr/bin/python3 /usr/local/sbin/box-agent
@@ -102,17 +107,17 @@ lxc.mount.auto = proc:mixed sys:ro cgroup:mixed
 CUSTOMISE = f"""
 set -eu
 tree=$1
-chroot "$tree" useradd --create-home --uid 1000 --shell /bin/bash {USER}
+chroot "$tree" useradd --no-log-init --uid 1000 --shell /bin/bash {USER}
 printf '{USER}:100000:65536\\n' >"$tree/etc/subuid"
 printf '{USER}:100000:65536\\n' >"$tree/etc/subgid"
 chroot "$tree" chown -R {USER}: /home/{USER}
 # Containers of the user have mapped ids, and their root must be able to walk to the rootfs.
 chmod 0711 "$tree/home/{USER}"
-chroot "$tree" passwd --delete root
+chroot "$tree" passwd --quiet --delete root
 install -D -m 0644 /dev/null "$tree/var/lib/systemd/linger/{USER}"
-systemctl --root="$tree" enable box-agent.service
-systemctl --root="$tree" mask {" ".join(MASKED)}
-printf 'uninitialized\\n' >"$tree/etc/machine-id"
+systemctl --quiet --root="$tree" enable box-agent.service
+systemctl --quiet --root="$tree" mask {" ".join(MASKED)}
+: >"$tree/etc/machine-id" # empty: a new one each time, but no "first boot", which enables every service
 """
 
 # mmdebstrap has mounted /proc, /sys and /dev in the tree: a plain bind shows it without them.
@@ -272,10 +277,10 @@ def build(release: str, *, rebuild: bool = False) -> Image:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="build the bootable images of tests/vm")
-    parser.add_argument("release", nargs="*", default=RELEASES, choices=RELEASES)
+    parser.add_argument("releases", nargs="*", metavar="RELEASE", help=f"of {', '.join(RELEASES)}; without one, all")
     parser.add_argument("--rebuild", action="store_true", help="even if the cache has it (newer packages)")
     options = parser.parse_args(argv)
-    for release in options.release:
+    for release in options.releases or RELEASES:
         print(build(release, rebuild=options.rebuild).directory)
     return 0
 
