@@ -40,6 +40,7 @@ class Facts:
     store: str | None
     user_namespace: bool
     confined: bool  # AppArmor confines lxc-start
+    store_type: str  # file system that the store lies on, "" where that cannot be told
     kernel: tuple[int, int]
     indexer: bool  # mkfs.erofs can index tar files
     hook: bool
@@ -67,6 +68,7 @@ def gather(rootfs_path: str, container: str, rootfs: str, store: str | None) -> 
         store=store,
         user_namespace=not userns.current().initial,
         confined=apparmor_confines_lxc(),
+        store_type=_file_system(store) if store else "",
         kernel=(int(release[1]), int(release[2])) if release else (0, 0),
         indexer=_indexes_tar(),
         hook=os.access(HOOK, os.X_OK),
@@ -138,6 +140,8 @@ def _index_obstacle(facts: Facts, kernel_mount: bool) -> str:
         return "--no-kernel-mount was given"
     if facts.kernel < (6, 12):
         return "mounting EROFS from a file needs Linux 6.12"
+    if facts.store_type in ("tmpfs", "ramfs", "overlay"):
+        return f"the store lies on {facts.store_type}, where EROFS cannot mount a file"
     if not facts.indexer:
         return "mkfs.erofs 1.7 or newer (erofs-utils) is not installed"
     return ""
@@ -156,6 +160,18 @@ def apparmor_confines_lxc() -> bool:
             return any("lxc-start (enforce)" in line for line in file)
     except OSError:
         return True
+
+
+def _file_system(path: str) -> str:
+    """Return the type of the file system that `path` lies on, as the mount table has it."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:
+        for line in table:
+            fields = line.split()
+            if fields[2] == wanted:
+                return fields[fields.index("-", 6) + 1]
+    return ""
 
 
 def _indexes_tar() -> bool:

@@ -5,7 +5,7 @@ Here the kinds of layers meet the store and the progress display; how each kind 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from lxc_oci.acquire import Acquired
@@ -21,9 +21,10 @@ from lxc_oci.limits import Limits
 from lxc_oci.log import Log
 from lxc_oci.progress import Progress, Task
 from lxc_oci.source.source import Blob, blob
-from lxc_oci.store import blobs
+from lxc_oci.store import blobs, indexes
 from lxc_oci.store.blobs import CachingSource
 from lxc_oci.store.home import Store
+from lxc_oci.store.indexes import Index
 
 
 class Layers:
@@ -86,26 +87,53 @@ class Layers:
         task.done()
         return path
 
+    def index(self) -> tuple[list[Index], str]:
+        """Have an EROFS index of every tar layer; return them, or why there cannot be one of each."""
+        assert self._store is not None
+        made: list[Index] = []
+        with self._tar_layers(0) as layers:
+            for layer, task in layers:
+                found = indexes.find(self._store, layer.diff_id)
+                if found is None:
+                    found, reason = indexes.make(self._store, layer, self._limits, self._log.warn)
+                    if found is None:
+                        return [], reason
+                    task().done("indexed")
+                made.append(found)
+        return made, ""
+
     def _apply_tar(self, unpacker: Unpacker, first: int) -> None:
-        """Apply tar layers; the display hears of the compressed bytes."""
-        tasks: dict[int, Task] = {}
-        open_blobs = ExitStack()
-
-        def tar_layer(number: int, layer: Descriptor) -> TarLayer:
-            def opened() -> Blob:
-                tasks[number] = self._progress.task(f"layer {number + 1}", layer.size)
-                return open_blobs.enter_context(blob(self._source, layer, f"layer {number + 1}"))
-
-            return TarLayer(
-                opened,
-                tar_compression(layer.media_type),
-                self._image.config.diff_ids[number],
-                lambda count: tasks[number].advance(count),
+        with self._tar_layers(first) as layers:
+            apply_image(
+                unpacker,
+                [layer for layer, _ in layers],
+                self._limits,
+                self._log.warn,
+                lambda number: layers[number][1]().done(),
             )
 
-        layers = [tar_layer(number, layer) for number, layer in enumerate(self._image.layers)][first:]
-        with open_blobs:
-            apply_image(unpacker, layers, self._limits, self._log.warn, lambda number: tasks[first + number].done())
+    @contextmanager
+    def _tar_layers(self, first: int) -> Iterator[list[tuple[TarLayer, Callable[[], Task]]]]:
+        """Give the tar layers, each with its task in the display, which begins when the layer is opened."""
+        with ExitStack() as open_blobs:
+            yield [self._tar_layer(number, open_blobs) for number in range(first, len(self._image.layers))]
+
+    def _tar_layer(self, number: int, open_blobs: ExitStack) -> tuple[TarLayer, Callable[[], Task]]:
+        layer = self._image.layers[number]
+        tasks: list[Task] = []
+
+        def task() -> Task:
+            if not tasks:
+                tasks.append(self._progress.task(f"layer {number + 1}", layer.size))
+            return tasks[0]
+
+        def opened() -> Blob:
+            task()
+            return open_blobs.enter_context(blob(self._source, layer, f"layer {number + 1}"))
+
+        compression = tar_compression(layer.media_type)
+        diff_id = self._image.config.diff_ids[number]
+        return TarLayer(opened, compression, diff_id, lambda count: task().advance(count)), task
 
     def _apply_file_systems(self, unpacker: Unpacker, first: int, kind: LayerKind) -> None:
         from lxc_oci.layer import erofs, squashfs

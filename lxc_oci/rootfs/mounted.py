@@ -30,6 +30,14 @@ def prepare(form: Form, container: str, plan: Plan, uses: tuple[str, ...], limit
     return Prepared(form, (("lxc.hook.pre-mount", HOOK),), uses, _opened(mount), plan.own)
 
 
+def set_root(container: str, mode: int, uid: int, gid: int, mtime_ns: int) -> None:
+    """Give the upper directory what the image says of `/`: overlayfs shows the upper's attributes.  Raises OSError."""
+    upper = os.path.join(container, mountplan.UPPER)
+    os.chown(upper, uid, gid)
+    os.chmod(upper, mode)
+    os.utime(upper, ns=(mtime_ns, mtime_ns))
+
+
 def _opened(mount: Callable[[], AbstractContextManager[str]]) -> Callable[[], AbstractContextManager[Root]]:
     @contextmanager
     def opened() -> Iterator[Root]:

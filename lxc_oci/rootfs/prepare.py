@@ -12,7 +12,7 @@ from lxc_oci.rootfs.choose import Form
 from lxc_oci.rootfs.forms import Prepared
 from lxc_oci.rootfs.layers import Layers
 from lxc_oci.store import helper as helpers
-from lxc_oci.store import inventory, mountplan, trees
+from lxc_oci.store import indexes, inventory, mountplan, trees
 from lxc_oci.store.home import Store
 from lxc_oci.store.images import directory_name
 
@@ -39,8 +39,13 @@ def prepare(
         return prepared
     if store is None:
         raise UnsupportedError(f"a rootfs of the form {form.value} needs the store")
+    if form is Form.INDEX:
+        indexed = _prepare_indexed(container, found, store, layers, limits, log)
+        if indexed is not None:
+            return indexed
+        form = Form.TREE
     if form is Form.TREE:
-        return prepare_tree(container, found, store, layers)
+        return _prepare_tree(container, found, store, layers)
     with layers.files() as files:
         uses = tuple(f"blobs/{directory_name(digest)}" for digest in files)
         userxattr = not userns.current().initial
@@ -60,8 +65,33 @@ def prepare(
         return mounted.prepare(form, container, plan, uses, limits)
 
 
-def prepare_tree(container: str, found: Acquired, store: Store, layers: Layers) -> Prepared:
+def _prepare_tree(container: str, found: Acquired, store: Store, layers: Layers) -> Prepared:
     """Have the image's tree in the store, and an overlay over it."""
     name = trees.ensure(store, inventory.of_image(found.image), layers.fill)
     layers.drop_blobs()
     return tree.prepare(container, trees.rootfs(store, name), f"trees/{name}")
+
+
+def _prepare_indexed(
+    container: str, found: Acquired, store: Store, layers: Layers, limits: Limits, log: Log
+) -> Prepared | None:
+    """Have an index of every layer, and a plan that mounts them; None where the image takes a tree."""
+    known = [indexes.find(store, diff_id) for diff_id in found.image.config.diff_ids]
+    made = [index for index in known if index is not None]
+    if len(made) < len(known):
+        if trees.facts(store, trees.name(store, inventory.of_image(found.image))) is not None:
+            log.detail("storage: tree: the store has the image unpacked")
+            return None
+        made, reason = layers.index()
+        if reason:
+            log.detail(f"storage: tree: a layer cannot be mounted by itself: {reason}")
+            return None
+        layers.drop_blobs()
+    if not made:
+        return None
+    plan = mountplan.Plan(tuple(mountplan.Lower(mountplan.EROFS, index.index, (index.tar,)) for index in made))
+    prepared = mounted.prepare(Form.INDEX, container, plan, tuple(index.part for index in made), limits)
+    attributes = next((index.root for index in reversed(made) if index.root), None)
+    if attributes is not None:
+        mounted.set_root(container, attributes.mode, attributes.uid, attributes.gid, attributes.mtime_ns)
+    return prepared

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Indexes: a layer's verified tar file and a small EROFS index over it, so that nothing is extracted.
+
+Addressed by DiffID, because only a layer that does not depend on those below is indexed (layer.save judges).  The
+tar file is what the DiffID says, so it can be checked again at any time; the index is made by mkfs.erofs, which reads a
+stranger's bytes and therefore runs as nobody.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lxc_oci import jsonio
+from lxc_oci.errors import OciError, RefusedError
+from lxc_oci.image.digest import Digest
+from lxc_oci.kernel import run
+from lxc_oci.layer.pipeline import TarLayer
+from lxc_oci.layer.save import save_tar_layer
+from lxc_oci.limits import Limits
+from lxc_oci.store.home import Store
+from lxc_oci.store.images import directory_name
+from lxc_oci.store.prune import touch
+
+_NOBODY = (65534, 65534)
+
+
+@dataclass(frozen=True)
+class RootAttributes:
+    """What a layer says of `/`, which the upper directory of an overlay must repeat."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """One indexed layer."""
+
+    part: str  # name below the store
+    index: str  # paths
+    tar: str
+    size: int  # bytes of both
+    digest: str  # sha256 of the index, in hexadecimal
+    root: RootAttributes | None
+
+
+def find(store: Store, diff_id: Digest) -> Index | None:
+    """Return the index of a layer, if the store has it."""
+    part = f"indexes/{directory_name(diff_id)}"
+    path = store.at(part)
+    try:
+        with open(os.path.join(path, "facts.json"), "rb") as file:
+            facts = jsonio.parse(file.read(), "facts.json")
+        root = RootAttributes(**facts["root"]) if facts["root"] else None
+        found = Index(
+            part,
+            os.path.join(path, "index.erofs"),
+            os.path.join(path, "layer.tar"),
+            facts["size"],
+            facts["index"],
+            root,
+        )
+    except (FileNotFoundError, NotADirectoryError, RefusedError, KeyError, TypeError):
+        return None
+    touch(path)
+    return found
+
+
+def make(store: Store, layer: TarLayer, limits: Limits, warn: Callable[[str], None]) -> tuple[Index | None, str]:
+    """Have the index of `layer` in the store.  Returns it, or None and why the layer cannot have one.
+
+    Raises what reading the layer raises, and OSError.
+    """
+    with store.locked("index-" + directory_name(layer.diff_id)):
+        found = find(store, layer.diff_id)
+        if found is not None:
+            return found, ""
+        with store.stage() as stage:
+            staged = os.path.join(stage.path, "index")
+            os.mkdir(staged, 0o700)
+            tar = os.open(os.path.join(staged, "layer.tar"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            index = os.open(
+                os.path.join(staged, "index.erofs"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
+            try:
+                saved = save_tar_layer(layer, tar, limits, warn)
+                if not saved.self_contained:
+                    return None, saved.dependence
+                reason = _index(tar, index, limits)
+                if reason:
+                    return None, reason
+                with open(index, "rb", closefd=False) as file:
+                    file.seek(0)
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = saved.size + os.fstat(index).st_size
+            finally:
+                os.close(tar)
+                os.close(index)
+            root = saved.root
+            facts = {
+                "size": size,
+                "entries": saved.entries,
+                "index": digest,
+                "root": {"mode": root.mode, "uid": root.uid, "gid": root.gid, "mtime_ns": root.mtime_ns}
+                if root
+                else None,
+            }
+            with open(os.path.join(staged, "facts.json"), "xb") as file:
+                file.write(jsonio.dump(facts))  # flushed with the rest by publish
+            store.publish(staged, store.at("indexes", directory_name(layer.diff_id)))
+    found = find(store, layer.diff_id)
+    if found is None:
+        raise OciError(f"the index of layer {layer.diff_id} vanished from the store", "is another program changing it?")
+    return found, ""
+
+
+def _index(tar: int, index: int, limits: Limits) -> str:
+    """Write the index of the tar file open as `tar`; return why that cannot be done, or ""."""
+    program = run.find("mkfs.erofs")
+    if program is None:
+        return "mkfs.erofs is not installed"
+    user = _NOBODY if os.geteuid() == 0 and run.can_become(_NOBODY) else None
+    if user is not None:
+        os.fchown(index, *user)  # it opens both anew through /proc, as the user that it is
+    result = run.run(
+        [program, "--quiet", "--tar=i", "--aufs", f"/proc/self/fd/{index}", f"/proc/self/fd/{tar}"],
+        timeout=limits.helper_timeout,
+        memory=limits.helper_memory_bytes,
+        user=user,
+        pass_fds=(tar, index),
+    )
+    os.fchown(index, os.geteuid(), os.getegid())
+    return "" if result.status == 0 else f"mkfs.erofs: {result.message()}"
