@@ -101,10 +101,10 @@ class Box:
         argv = [lxc_info, "-n", self.name, "-P", str(self.lxcpath), "-c", key]
         done = subprocess.run(argv, capture_output=True, timeout=TIMEOUT, check=False)
         assert done.returncode == 0, done.stderr.decode()
-        prefix = f"{key} = ".encode()
         lines = done.stdout.removesuffix(b"\n").split(b"\n")
-        assert lines[0].startswith(prefix)
-        values = [lines[0][len(prefix) :], *lines[1:]]
+        name, _, first = lines[0].partition(b" =")
+        assert name == key.encode()
+        values = [first[1:], *lines[1:]]
         return [os.fsdecode(value) for value in values if value]
 
     def run(self, verb: str = "lxc-start", *arguments: str, status: int | None = 0) -> "Ran":
@@ -115,7 +115,10 @@ class Box:
             argv.append("-F")
         elif arguments:
             argv += ["--", *arguments]
-        done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False)
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+        done = subprocess.run(
+            argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT, env=environment, check=False
+        )
         if status is not None:
             assert done.returncode == status, f"{done.stderr.decode()}\n{log.read_text(errors='replace')}"
         return Ran(done.returncode, done.stdout, done.stderr, self.rootfs / "out")
