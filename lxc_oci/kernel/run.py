@@ -58,7 +58,7 @@ def run(
     argv: Sequence[str | bytes],
     *,
     timeout: float,
-    input: bytes | None = None,
+    input: bytes | int | None = None,
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     memory: int | None = None,
@@ -67,7 +67,7 @@ def run(
 ) -> Result:
     """Run `argv` (argv[0] an absolute path) to its end and return how it ended.
 
-    `environment` is added to CLEAN_ENVIRONMENT; `timeout` is seconds, `memory` the address space in bytes,
+    `input` is what it reads, bytes or a descriptor, else nothing; `environment` is added to CLEAN_ENVIRONMENT; `timeout` is seconds, `memory` the address space in bytes,
     `user` the (uid, gid) to become.  Raises UnavailableError when the time is over (the program's process
     group is killed) and UnsupportedError when it cannot be started.
     """
@@ -76,7 +76,7 @@ def run(
     try:
         process = subprocess.Popen(
             [*_prefix(memory, user), *argv],
-            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE if isinstance(input, bytes) else input,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**CLEAN_ENVIRONMENT, **(environment or {})},
@@ -87,7 +87,7 @@ def run(
     except OSError as error:
         raise UnsupportedError(f"cannot start {name}: {error.strerror}") from error
     try:
-        output, errors = process.communicate(input, timeout)
+        output, errors = process.communicate(input if isinstance(input, bytes) else None, timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

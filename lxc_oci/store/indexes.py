@@ -122,15 +122,18 @@ def _index(tar: int, index: int, limits: Limits) -> str:
     program = run.find("mkfs.erofs")
     if program is None:
         return "mkfs.erofs is not installed"
-    user = _NOBODY if os.geteuid() == 0 and run.can_become(_NOBODY) else None
+    user = _NOBODY if os.geteuid() == 0 else None
     if user is not None:
-        os.fchown(index, *user)  # it opens both anew through /proc, as the user that it is
+        os.fchown(index, *user)  # it opens it anew through /proc, as the user that it is
+    os.lseek(tar, 0, os.SEEK_SET)
     result = run.run(
-        [program, "--quiet", "--tar=i", "--aufs", f"/proc/self/fd/{index}", f"/proc/self/fd/{tar}"],
+        # The tar comes as standard input: a name would be resolved to a path in the store, closed to this user.
+        [program, "--quiet", "--tar=i", "--aufs", f"/proc/self/fd/{index}"],
+        input=tar,
         timeout=limits.helper_timeout,
         memory=limits.helper_memory_bytes,
         user=user,
-        pass_fds=(tar, index),
+        pass_fds=(index,),
     )
     os.fchown(index, os.geteuid(), os.getegid())
     return "" if result.status == 0 else f"mkfs.erofs: {result.message()}"
