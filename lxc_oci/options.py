@@ -115,9 +115,6 @@ def command_parser() -> Parser:
     prune.add_argument("--json", action="store_true", help="print JSON")
 
     verify = verbs.add_parser("verify", help="read everything in the store and compare it with its digests")
-    verify.add_argument(
-        "--repair", action="store_true", help="remove what is damaged, so that the next pull replaces it"
-    )
     verify.add_argument("--json", action="store_true", help="print JSON")
 
     for verb in (inspect, pull, listing, prune, verify):

@@ -21,6 +21,8 @@ from lxc_oci.kernel.root import remove_tree
 
 FORMAT = 1
 SYSTEM_STORE = "/var/lib/lxc-oci-py"
+DAMAGED = "damaged"  # a file in a tree or an index that verify found wrong
+REPLACED = "-replaced-"  # in the name of what stood there before; running containers may still use it
 _PARTS = ("images", "resolutions", "trees", "prefixes", "indexes", "blobs", "partial", "staging", "locks", "containers")
 
 
@@ -82,27 +84,36 @@ class Store:
     def publish(self, staged: str, final: str) -> bool:
         """Give `staged` (a path inside a Stage) its final name, everything flushed before.
 
-        Returns False, and leaves `staged`, when the name is taken: whoever was first made the same.
+        Returns False, and leaves `staged`, when the name is taken by something sound: whoever was first made the same.
+        What is marked as damaged is replaced; the old one stays beside it for containers that have it mounted.
         """
-        fd = os.open(os.path.dirname(staged), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with self._directory_of(staged) as fd:
             syscalls.syncfs(fd)
+            name, target = os.fsencode(os.path.basename(staged)), os.fsencode(final)
             try:
-                syscalls.renameat2(
-                    fd,
-                    os.fsencode(os.path.basename(staged)),
-                    syscalls.AT_FDCWD,
-                    os.fsencode(final),
-                    syscalls.RENAME_NOREPLACE,
-                )
+                syscalls.renameat2(fd, name, syscalls.AT_FDCWD, target, syscalls.RENAME_NOREPLACE)
             except OSError as error:
-                if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                if not os.path.exists(os.path.join(final, DAMAGED)):
                     return False
-                raise
-        finally:
-            os.close(fd)
+                syscalls.renameat2(fd, name, syscalls.AT_FDCWD, target, syscalls.RENAME_EXCHANGE)
+                os.rename(staged, final + REPLACED + secrets.token_hex(8))
         durable.sync_directory(os.path.dirname(final))
         return True
+
+    def has(self, *names: str) -> bool:
+        """Tell whether the store has something published under this name that is not known to be damaged."""
+        path = self.at(*names)
+        return os.path.isdir(path) and not os.path.exists(os.path.join(path, DAMAGED))
+
+    @contextmanager
+    def _directory_of(self, path: str) -> Iterator[int]:
+        fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def remove(self, path: str) -> None:
         """Take away something published: renamed into staging first, so that no half of it keeps its name."""

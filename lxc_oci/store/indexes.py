@@ -51,6 +51,8 @@ def find(store: Store, diff_id: Digest) -> Index | None:
     """Return the index of a layer, if the store has it."""
     part = f"indexes/{directory_name(diff_id)}"
     path = store.at(part)
+    if not store.has(part):
+        return None
     try:
         with open(os.path.join(path, "facts.json"), "rb") as file:
             facts = jsonio.parse(file.read(), "facts.json")

@@ -17,6 +17,7 @@ from lxc_oci.store.home import Store
 SYSTEM_LXCPATH = "/var/lib/lxc"
 # How parts of the store are named, whatever the path before them: a store may have been moved.
 _PART = re.compile(rb"\b(trees|indexes|blobs|images)/([A-Za-z0-9-]{64,})")
+_MOUNT = "a mount"
 _MAXIMUM = 16 << 20  # bytes of one file that are searched; LXC configurations have a few thousand
 
 
@@ -30,6 +31,10 @@ class Marks:
     def add(self, part: str, user: str) -> None:
         """Note that `user` uses `part`."""
         self.users.setdefault(part, set()).add(user)
+
+    def mounted(self, part: str) -> bool:
+        """Tell whether a mount names `part`."""
+        return _MOUNT in self.users.get(part, ())
 
     def used(self, part: str) -> bool:
         """Tell whether anybody uses `part`."""
@@ -61,7 +66,7 @@ def collect(store: Store, on_step: Callable[[], None] = lambda: None) -> Marks:
                     marks.add(part, directory)
     for path in _mount_tables():
         for part in _parts(path):
-            marks.add(part, "a mount")
+            marks.add(part, _MOUNT)
     return marks
 
 

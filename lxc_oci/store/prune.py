@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lxc_oci.store import containers, marks, prefixes
-from lxc_oci.store.home import Store
+from lxc_oci.store.home import REPLACED, Store
 
 RECENT_SECONDS = 24 * 60 * 60
 _PARTS = ("trees", "indexes", "blobs", "images")
@@ -43,7 +43,8 @@ def plan(store: Store, on_step: Callable[[], None] = lambda: None) -> Plan:
         for name in sorted(os.listdir(store.at(part))):
             on_step()
             path = store.at(part, name)
-            if found.used(f"{part}/{name}"):
+            base, replaced, _ = name.partition(REPLACED)
+            if found.mounted(f"{part}/{base}") if replaced else found.used(f"{part}/{name}"):
                 touch(path)
                 continue
             candidates.append(Candidate(f"{part}/{name}", disk_usage(path), now - used_at(path) < RECENT_SECONDS))

@@ -81,10 +81,10 @@ def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
     """
     wanted = name(store, layers)
     path = store.at("trees", wanted)
-    if _exists(path):
+    if _usable(store, wanted):
         return wanted
     with store.locked("tree-" + wanted):
-        if _exists(path):
+        if _usable(store, wanted):
             return wanted
         with store.stage() as stage:
             staged = os.path.join(stage.path, "tree")
@@ -102,10 +102,11 @@ def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
 _EMPTY = Digest("sha256:" + hashlib.sha256(b"").hexdigest())
 
 
-def _exists(path: str) -> bool:
-    if not os.path.isdir(path):
+def _usable(store: Store, name: str) -> bool:
+    """Tell whether there is a sound tree of that name, and note that it is used."""
+    if not store.has("trees", name):
         return False
-    touch(path)
+    touch(store.at("trees", name))
     return True
 
 

@@ -11,9 +11,14 @@ import os
 import sys
 from typing import NoReturn
 
+from lxc_oci.container import lxcpath
 from lxc_oci.errors import UnsupportedError
+from lxc_oci.image import platform as platforms
 from lxc_oci.kernel import run as programs
+from lxc_oci.kernel import userns
 from lxc_oci.log import Log
+from lxc_oci.options import read_password
+from lxc_oci.source.open import SourceOptions
 from lxc_oci.store import home
 
 _REENTERED = "LXC_OCI_PY_REENTERED"
@@ -35,6 +40,23 @@ def open_store(arguments: argparse.Namespace, *, create: bool) -> home.Store:
     store = home.open_store(path, create=create)
     store.clear_leftovers()
     return store
+
+
+def source_options(arguments: argparse.Namespace, temporary: str) -> SourceOptions:
+    """Return what the command line says of how to reach an image.  Raises UsageError."""
+    return SourceOptions(
+        temporary=temporary,
+        authfile=arguments.authfile,
+        username=arguments.username,
+        password=read_password(arguments),
+        insecure=arguments.insecure,
+        platform=platforms.parse(arguments.platform) if arguments.platform else None,
+    )
+
+
+def default_lxcpath() -> str:
+    """Return where LXC keeps the containers of whoever calls."""
+    return lxcpath.default(os.environ, user=not userns.current().initial)
 
 
 def _enter_user_namespace() -> NoReturn:
