@@ -109,10 +109,12 @@ class Directories:
         return self.known.get(parent.path + b"/" + base if parent.path else base)
 
     def child(self, parent: Directory, base: bytes) -> Directory:
-        """Return the directory `base` of `parent`, which exists, without opening it."""
+        """Return the directory `base` of `parent`, which exists, without opening it.  Raises RefusedError."""
         path = parent.path + b"/" + base if parent.path else base
         directory = self.known.get(path)
         if directory is None:
+            if len(path) >= self._limits.path_bytes:  # by links, a path can grow beyond what any name in the layer has
+                raise RefusedError(f"a directory in a layer has a path of more than {self._limits.path_bytes} bytes")
             directory = self.known[path] = Directory(parent, base, path)
             parent.below.add(directory)
         return directory

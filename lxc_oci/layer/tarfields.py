@@ -17,8 +17,9 @@ _DECIMAL = re.compile(rb"[0-9]{1,20}\Z").match
 _TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?\Z").match
 
 MAXIMUM_ID = 2**32 - 2  # the last is (uid_t)-1, which chown takes for "leave it"
-# The range of ext4; the kernel would clamp to each file system's own, and trees of one image would differ.
-_EARLIEST, _LATEST = -(2**31), 15_032_385_535
+# From ext4's first to the last whose nanoseconds are 64 bits; the kernel would clamp to each file system's own range,
+# and trees of one image would differ.
+_EARLIEST, _LATEST = -(2**31), 9_223_372_035
 
 Regions = tuple[tuple[int, int], ...]
 
@@ -70,7 +71,7 @@ def time(field: bytes) -> int:
 
 
 def clamped(seconds: int) -> int:
-    """Return `seconds` moved into the years 1901 to 2446."""
+    """Return `seconds` moved into the years 1901 to 2262."""
     return min(max(seconds, _EARLIEST), _LATEST)
 
 

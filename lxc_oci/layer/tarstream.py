@@ -189,7 +189,8 @@ class TarReader:
 
     def _block(self) -> bytes:
         """Return the next block, b"" where the stream ends before it."""
-        header = self._buffer[self._position :]
+        header = self._buffer[self._position : self._position + BLOCK]
+        self._position += len(header)
         while len(header) < BLOCK:
             self._buffer = self._reader.read(CHUNK)
             self._position = BLOCK - len(header)
@@ -359,7 +360,7 @@ class TarReader:
 
     def _check_map(self, read: int) -> None:
         if read > self._limits.pax_bytes:
-            raise RefusedError(f"a sparse map in a layer has more than {self._limits.pax_bytes} bytes")
+            raise RefusedError(f"a sparse map in a layer has more bytes than the limit of {self._limits.pax_bytes}")
 
 
 class _StreamContent(Content):

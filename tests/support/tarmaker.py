@@ -32,8 +32,10 @@ TIME = 1_600_000_000
 Pax = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
 
-def octal(value: int, width: int) -> bytes:
-    """A number as tar fields have it: octal digits and a NUL."""
+def octal(value: int | bytes, width: int) -> bytes:
+    """A number as tar fields have it, octal digits and a NUL; bytes are taken as they are."""
+    if isinstance(value, bytes):
+        return value
     return b"%0*o\0" % (width - 1, value)
 
 
@@ -49,10 +51,10 @@ def entry(
     typeflag: bytes = b"0",
     data: bytes = b"",
     *,
-    mode: int = 0o644,
-    uid: int | None = None,
-    gid: int | None = None,
-    mtime: int = TIME,
+    mode: int | bytes = 0o644,
+    uid: int | bytes | None = None,
+    gid: int | bytes | None = None,
+    mtime: int | bytes = TIME,
     link: bytes = b"",
     device: tuple[int, int] = (0, 0),
     pax: Pax = (),
@@ -71,7 +73,7 @@ def entry(
         "mode": octal(mode, 8),
         "uid": octal(os.getuid() if uid is None else uid, 8),
         "gid": octal(os.getgid() if gid is None else gid, 8),
-        "mtime": octal(mtime, 12) if mtime >= 0 else base256(mtime, 12),
+        "mtime": octal(mtime, 12) if isinstance(mtime, bytes) or mtime >= 0 else base256(mtime, 12),
         "linkname": link[:100],
         "devmajor": octal(device[0], 8),
         "devminor": octal(device[1], 8),
