@@ -11,8 +11,11 @@ import time
 from types import TracebackType
 from typing import Self, TextIO
 
+from lxc_oci import jsonio
+
 _BAR_SECONDS = 0.1  # between two drawings of the bars
 _LINE_SECONDS = 5.0  # between two lines about one task where there is no terminal
+_EVENT_SECONDS = 0.5  # between two events about one task
 _BAR_CELLS = 24
 
 
@@ -144,6 +147,29 @@ class Progress:
             self._stream.flush()
         except (OSError, ValueError):
             pass
+
+
+class Events(Progress):
+    """Progress for programs: one JSON object a line, for each task now and then and at its end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream, quiet=True)
+
+    def changed(self, task: Task) -> None:
+        """Write, if it is time to."""
+        now = time.monotonic()
+        if now - task.said >= _EVENT_SECONDS:
+            task.said = now
+            self._event(task)
+
+    def finished(self, task: Task) -> None:
+        """Write the last state of a task."""
+        self._event(task)
+
+    def _event(self, task: Task) -> None:
+        event = {"event": "progress", "task": task.label, "bytes": task.current, "total": task.total}
+        with self._lock:
+            self._write(jsonio.compact({**event, "done": bool(task.ended)}).decode() + "\n")
 
 
 class Counter:

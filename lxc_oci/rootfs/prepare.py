@@ -15,6 +15,7 @@ from lxc_oci.store import helper as helpers
 from lxc_oci.store import indexes, inventory, mountplan, trees
 from lxc_oci.store.home import Store
 from lxc_oci.store.images import directory_name
+from lxc_oci.store.indexes import Index
 
 
 def prepare(
@@ -40,9 +41,9 @@ def prepare(
     if store is None:
         raise UnsupportedError(f"a rootfs of the form {form.value} needs the store")
     if form is Form.INDEX:
-        indexed = _prepare_indexed(container, found, store, layers, limits, log)
-        if indexed is not None:
-            return indexed
+        made = _ensure_indexes(found, store, layers, log)
+        if made:
+            return _prepare_indexed(container, made, limits)
         form = Form.TREE
     if form is Form.TREE:
         return _prepare_tree(container, found, store, layers)
@@ -65,30 +66,61 @@ def prepare(
         return mounted.prepare(form, container, plan, uses, limits)
 
 
-def _prepare_tree(container: str, found: Acquired, store: Store, layers: Layers) -> Prepared:
-    """Have the image's tree in the store, and an overlay over it."""
+def store_image(
+    form: Form,
+    found: Acquired,
+    store: Store,
+    limits: Limits,
+    log: Log,
+    progress: Progress,
+) -> tuple[Form, tuple[str, ...]]:
+    """Have all of an image in the store, for containers to come; return its form and its parts' names there.
+
+    Raises OciError and OSError.
+    """
+    layers = Layers(found, store, limits, log, progress)
+    if form is Form.INDEX:
+        made = _ensure_indexes(found, store, layers, log)
+        if made:
+            return form, tuple(index.part for index in made)
+        form = Form.TREE
+    if form is Form.TREE:
+        return form, (f"trees/{_ensure_tree(found, store, layers)}",)
+    with layers.files() as files:
+        return form, tuple(f"blobs/{directory_name(digest)}" for digest in files)
+
+
+def _ensure_tree(found: Acquired, store: Store, layers: Layers) -> str:
+    """Have the image's tree in the store; return its name."""
     name = trees.ensure(store, inventory.of_image(found.image), layers.fill)
     layers.drop_blobs()
-    return tree.prepare(container, trees.rootfs(store, name), f"trees/{name}")
+    return name
 
 
-def _prepare_indexed(
-    container: str, found: Acquired, store: Store, layers: Layers, limits: Limits, log: Log
-) -> Prepared | None:
-    """Have an index of every layer, and a plan that mounts them; None where the image takes a tree."""
+def _ensure_indexes(found: Acquired, store: Store, layers: Layers, log: Log) -> list[Index]:
+    """Have an index of every layer in the store; none where the image takes a tree."""
     known = [indexes.find(store, diff_id) for diff_id in found.image.config.diff_ids]
     made = [index for index in known if index is not None]
     if len(made) < len(known):
         if trees.facts(store, trees.name(store, inventory.of_image(found.image))) is not None:
             log.detail("storage: tree: the store has the image unpacked")
-            return None
+            return []
         made, reason = layers.index()
         if reason:
             log.detail(f"storage: tree: a layer cannot be mounted by itself: {reason}")
-            return None
+            return []
         layers.drop_blobs()
-    if not made:
-        return None
+    return made
+
+
+def _prepare_tree(container: str, found: Acquired, store: Store, layers: Layers) -> Prepared:
+    """Have the image's tree in the store, and an overlay over it."""
+    name = _ensure_tree(found, store, layers)
+    return tree.prepare(container, trees.rootfs(store, name), f"trees/{name}")
+
+
+def _prepare_indexed(container: str, made: list[Index], limits: Limits) -> Prepared:
+    """Write a plan that mounts the indexes `made`."""
     plan = mountplan.Plan(tuple(mountplan.Lower(mountplan.EROFS, index.index, (index.tar,)) for index in made))
     prepared = mounted.prepare(Form.INDEX, container, plan, tuple(index.part for index in made), limits)
     attributes = next((index.root for index in reversed(made) if index.root), None)

@@ -8,27 +8,23 @@ program again inside one, as LXC starts the template.
 import argparse
 import importlib
 import os
-import sys
-from typing import NoReturn
 
 from lxc_oci.container import lxcpath
-from lxc_oci.errors import UnsupportedError
 from lxc_oci.image import platform as platforms
-from lxc_oci.kernel import run as programs
 from lxc_oci.kernel import userns
 from lxc_oci.log import Log
 from lxc_oci.options import read_password
 from lxc_oci.source.open import SourceOptions
 from lxc_oci.store import home
+from lxc_oci.verbs import namespace
 
-_REENTERED = "LXC_OCI_PY_REENTERED"
 _MODULES = {"list": "listing"}
 
 
 def run(arguments: argparse.Namespace, log: Log) -> int:
     """Carry out the verb; return the exit status.  Raises OciError."""
     if os.geteuid() != 0:
-        _enter_user_namespace()
+        namespace.enter()
     verb = importlib.import_module(f"lxc_oci.verbs.{_MODULES.get(arguments.verb, arguments.verb)}")
     status: int = verb.run(arguments, log)
     return status
@@ -37,7 +33,7 @@ def run(arguments: argparse.Namespace, log: Log) -> int:
 def open_store(arguments: argparse.Namespace, *, create: bool) -> home.Store:
     """Open the store that --store or the environment names, leftovers of killed runs cleared."""
     path = os.path.abspath(arguments.store) if arguments.store else home.default_path(os.environ)
-    store = home.open_store(path, create=create)
+    store = home.open_store(path, create=create, caller=namespace.caller())
     store.clear_leftovers()
     return store
 
@@ -57,14 +53,3 @@ def source_options(arguments: argparse.Namespace, temporary: str) -> SourceOptio
 def default_lxcpath() -> str:
     """Return where LXC keeps the containers of whoever calls."""
     return lxcpath.default(os.environ, user=not userns.current().initial)
-
-
-def _enter_user_namespace() -> NoReturn:
-    """Become root of a namespace with the user's subordinate ids, which own the user's store."""
-    if _REENTERED in os.environ:
-        raise UnsupportedError("lxc-usernsexec did not make this process root of a user namespace")
-    program = programs.find("lxc-usernsexec")
-    if program is None or programs.find("newuidmap") is None:
-        raise UnsupportedError("a user's store needs a user namespace", "apt install lxc uidmap")
-    environment = {**os.environ, _REENTERED: "1"}
-    os.execve(program, [program, "--", os.path.abspath(sys.argv[0]), *sys.argv[1:]], environment)
