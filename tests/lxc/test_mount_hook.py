@@ -142,11 +142,18 @@ def test_an_unprivileged_container_runs_on_fuse(user_host: Host, built: dict[str
     nothing_left(user_host)
 
 
-def test_an_unprivileged_container_runs_on_a_tree(user_host: Host, built: dict[str, Path]) -> None:
-    tree = user_host.directory / "tree"  # a user's store belongs to the root of the user's containers
+def own_tree(host: Host, built: dict[str, Path]) -> dict[str, Any]:
+    """The tree as a lower of this host's containers: a user's store belongs to the root of the user's containers."""
+    if host.user is None:
+        return {"kind": "tree", "path": str(built["tree"])}
+    tree = host.directory / "tree"
     subprocess.run(["cp", "-a", built["tree"], tree], check=True)
-    subprocess.run(["chown", "-hR", "{}:{}".format(*hooks.owner(user_host)), tree], check=True)
-    hooks.container(user_host, "one", hooks.layers({"kind": "tree", "path": str(tree)}, userxattr=True))
+    subprocess.run(["chown", "-hR", "{}:{}".format(*hooks.owner(host)), tree], check=True)
+    return {"kind": "tree", "path": str(tree)}
+
+
+def test_an_unprivileged_container_runs_on_a_tree(user_host: Host, built: dict[str, Path]) -> None:
+    hooks.container(user_host, "one", hooks.layers(own_tree(user_host, built), userxattr=True))
     user_host.start("one")
     user_host.attach("one", "/bin/sh", "-c", "rm /opt/low; echo mine > /etc/mine")
     assert user_host.attach("one", "/bin/ls", "/opt") == b""
@@ -219,23 +226,35 @@ def private_namespace() -> None:
 # --- LXC's verbs -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["tree", "squashfs", "erofs", "squashfs-fuse"])
-def mounted(request: pytest.FixtureRequest, root_host: Host, built: dict[str, Path]) -> Host:
+@pytest.fixture(params=["tree", "squashfs", "erofs", "squashfs-fuse", "user-tree", "user-squashfs-fuse"])
+def mounted(request: pytest.FixtureRequest, built: dict[str, Path]) -> Host:
     """A host with a container `one`, mounted by the hook, that has run and written."""
-    hooks.container(root_host, "one", hooks.layers(*lowers(built, request.param, root_host)))
-    write_mine(root_host)
-    return root_host
+    kind = request.param.removeprefix("user-")
+    host: Host = request.getfixturevalue("user_host" if "user-" in request.param else "root_host")
+    if request.param.endswith("-fuse"):
+        request.getfixturevalue("fuse_for_users")
+    found = [own_tree(host, built)] if kind == "tree" else lowers(built, kind, host)
+    # A user's overlay would not see that the upper layer's directory is opaque.
+    found = found[:1] if host.user else found
+    hooks.container(host, "one", hooks.layers(*found, userxattr=host.user is not None))
+    write_mine(host)
+    return host
 
 
-@pytest.fixture
-def overlaid(root_host: Host, built: dict[str, Path]) -> Host:
+@pytest.fixture(params=["root", "user"])
+def overlaid(request: pytest.FixtureRequest, built: dict[str, Path]) -> Host:
     """A host with a container `one` over LXC's own overlay store, that has run and written."""
-    path = root_host.lxcpath / "one"
+    host: Host = request.getfixturevalue(f"{request.param}_host")
+    path = host.lxcpath / "one"
     delta = path / "overlay/delta"
-    hooks.container(root_host, "one", {}, rootfs=f"overlay:{built['tree']}:{delta}")
+    options = ["lxc.rootfs.options = userxattr"] if host.user else []
+    tree = own_tree(host, built)["path"]
+    hooks.container(host, "one", {}, rootfs=f"overlay:{tree}:{delta}", lines=options)
     delta.mkdir(parents=True)
-    write_mine(root_host)
-    return root_host
+    for one in (delta.parent, delta):
+        os.chown(one, *hooks.owner(host))
+    write_mine(host)
+    return host
 
 
 def write_mine(host: Host) -> None:
@@ -304,16 +323,19 @@ def test_a_snapshot_clone_does_not_see_later_writes_of_its_origin(mounted: Host)
     check_copy(mounted, "two")
 
 
-@pytest.mark.parametrize("form", ["mounted", "overlaid"])
-def test_ephemeral_copy_keeps_off_the_volume(request: pytest.FixtureRequest, form: str) -> None:
-    # lxc-copy -e starts the copy with the configuration that it read before the clone hook ran.
-    if form == "mounted":
-        host: Host = request.getfixturevalue("root_host")
-        built = request.getfixturevalue("built")
-        hooks.container(host, "one", hooks.layers(*lowers(built, "erofs", host)))
-        write_mine(host)
-    else:
-        host = request.getfixturevalue("overlaid")
+def test_ephemeral_copy_of_a_mounted_container(mounted: Host) -> None:
+    check_ephemeral(mounted)
+
+
+def test_ephemeral_copy_of_an_overlay_container(overlaid: Host) -> None:
+    check_ephemeral(overlaid)
+
+
+def check_ephemeral(host: Host) -> None:
+    """An ephemeral copy has its own volume.
+
+    lxc-copy -e starts it with the configuration that it read before the clone hook ran: only the fstab is read later.
+    """
     host.lxc("copy", "one", "-e", "-N", "two")
     host.attach("two", "/bin/sh", "-c", "echo two > /data/who")
     assert host.attach("two", "/bin/cat", "/etc/mine", "/data/who") == b"mine\ntwo\n"
@@ -332,21 +354,22 @@ def gone(path: Path) -> None:
     raise AssertionError(f"{path} is still there")
 
 
-@pytest.mark.parametrize("form", ["mounted", "overlaid"])
-def test_snapshot_and_restore(request: pytest.FixtureRequest, form: str) -> None:
-    if form == "mounted":
-        host: Host = request.getfixturevalue("root_host")
-        hooks.container(host, "one", hooks.layers(*lowers(request.getfixturevalue("built"), "squashfs", host)))
-        write_mine(host)
-    else:
-        host = request.getfixturevalue("overlaid")
+def test_snapshot_and_restore_of_a_mounted_container(mounted: Host) -> None:
+    check_restore(mounted)
+
+
+def test_snapshot_and_restore_of_an_overlay_container(overlaid: Host) -> None:
+    check_restore(overlaid)
+
+
+def check_restore(host: Host) -> None:
+    """A snapshot is restored in its place and under another name, volumes with it."""
     host.lxc("snapshot", "one")
     host.start("one")
     host.attach("one", "/bin/sh", "-c", "echo later > /etc/mine; echo later > /data/who")
     host.stop("one", "-k")
     host.lxc("snapshot", "one", "-r", "snap0")
     host.start("one")
-    # Volumes go back with the rest.
     assert host.attach("one", "/bin/cat", "/etc/mine", "/data/who") == b"mine\none\n"
     host.stop("one", "-k")
     host.lxc("snapshot", "one", "-r", "snap0", "-N", "two")
@@ -376,6 +399,7 @@ def test_a_flat_copy_of_an_overlay_container(overlaid: Host) -> None:
 def test_copy_to_another_lxcpath(mounted: Host) -> None:
     other = mounted.directory / "other"
     other.mkdir()
+    os.chown(other, *hooks.user(mounted))
     mounted.lxc("copy", "one", "-p", other, "-N", "two")
     assert str(mounted.lxcpath) not in (other / "two/fstab").read_text()
     mounted.run("lxc-start", "-P", other, "-n", "two", "-d")

@@ -53,6 +53,12 @@ def owner(host: Host) -> tuple[int, int]:
     return first["u"], first["g"]
 
 
+def user(host: Host) -> tuple[int, int]:
+    """The ids of who runs LXC."""
+    found = pwd.getpwnam(host.user) if host.user else pwd.getpwuid(0)
+    return found.pw_uid, found.pw_gid
+
+
 def container(
     host: Host,
     name: str,
@@ -85,8 +91,7 @@ def container(
         for one in ["", *names, *inner]:
             os.chown(os.path.join(directory, one), uid, gid)
     path.chmod(0o770)
-    user = pwd.getpwnam(host.user) if host.user else pwd.getpwuid(0)
-    os.chown(path, uid, user.pw_gid)
+    os.chown(path, uid, user(host)[1])
     (path / "fstab").write_text(
         f"{path}/oci-py/init .init none bind,ro,create=file 0 0\n{path}/volumes/data data none bind,create=dir 0 0\n"
     )
@@ -108,7 +113,7 @@ def container(
     ]
     (path / "config").write_text("\n".join(config) + "\n")
     for file in ("fstab", "config"):
-        os.chown(path / file, user.pw_uid, user.pw_gid)
+        os.chown(path / file, *user(host))
     return path
 
 
