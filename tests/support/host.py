@@ -8,6 +8,7 @@ stays mounted.
 import os
 import pwd
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,9 +178,12 @@ def host(directory: Path, user: str | None = None) -> Iterator[Host]:
 
 
 @contextmanager
-def test_user(name: str = "oci-py-test") -> Iterator[str]:
-    """An unprivileged user with a range of subordinate ids, for the time of the context."""
+def test_user() -> Iterator[str]:
+    """An unprivileged user with a range of subordinate ids, for the time of the context: this process's own, because
+    another run of the tests may have one too."""
+    need.root()
     need.program("newuidmap")
+    name = f"oci-py-{os.getpid()}"
     subprocess.run(["userdel", "-r", "-f", name], check=False, capture_output=True)
     subprocess.run(["useradd", "-m", "-s", "/bin/sh", name], check=True)
     home = pwd.getpwnam(name).pw_dir
@@ -188,10 +192,34 @@ def test_user(name: str = "oci-py-test") -> Iterator[str]:
         _subordinate_ids("/etc/subuid", name)
         yield name
     finally:
-        subprocess.run(["pkill", "-KILL", "-u", name], check=False)
+        _end_processes(name)
         for group in Path("/sys/fs/cgroup").glob(f"*/{name}"):
             subprocess.run(["find", str(group), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"], check=False)
         subprocess.run(["userdel", "-r", "-f", name], check=False, capture_output=True)
+
+
+def _end_processes(user: str) -> None:
+    """Kill what a user still runs, and wait until it is gone: its control groups cannot be removed before."""
+    first, count = _subordinate_ids("/etc/subuid", user)
+    owners = {pwd.getpwnam(user).pw_uid, *range(first, first + count)}
+    end = time.monotonic() + _TIMEOUT
+    while time.monotonic() < end:
+        found = [path for path in Path("/proc").glob("[0-9]*") if _owner(path) in owners]
+        if not found:
+            return
+        for path in found:
+            subprocess.run(["kill", "-KILL", path.name], check=False, capture_output=True)
+        time.sleep(0.05)
+    raise AssertionError(f"processes of {user} do not end: {found}")
+
+
+def _owner(process: Path) -> int:
+    try:
+        if "\nState:\tZ" in (process / "status").read_text():
+            return -1
+        return process.stat().st_uid
+    except OSError:
+        return -1
 
 
 def _subordinate_ids(path: str, user: str) -> tuple[int, int]:
