@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Boot a Debian of image.py in QEMU and work in it: run, put, get, reboot, cut the power, boot again.
 
@@ -16,18 +15,15 @@ Needs no root; image.build() does when the image is not in the cache yet.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import fcntl
 import io
 import json
-import os
 import shlex
 import signal
 import socket
 import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
@@ -37,22 +33,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import image  # noqa: E402  (a file beside this one: these are programs, not a package)
+from tests.vm import image
 
 CORES = 2
 MEMORY_MIB = 2048
 BOOT_SECONDS = 300  # 20 s on an idle machine; two busy cores and a journal to replay take longer
 COMMAND_SECONDS = 120
 PROJECT = Path(__file__).resolve().parents[2]
-SUITE = "/root/suite"  # where install() puts the tests
+SUITE = "/srv/suite"  # the tests, as in the project; every user of the box can read them
 DEBS = "/root/debs"
 
 KERNEL_ARGUMENTS = [
     f"root=LABEL={image.ROOT_LABEL} rw console=ttyS0",
     "panic=-1 oops=panic",  # with -no-reboot: QEMU ends, and the host is told
-    "log_buf_len=4M",  # every audit record of a run is kept (guest/denials.py reads them)
+    "log_buf_len=4M audit_backlog_limit=8192",  # every audit record of a run is kept (guest/denials.py reads them)
     "mitigations=off net.ifnames=0 quiet",
 ]
 
@@ -71,10 +65,11 @@ class Result(NamedTuple):
 class Command:
     """A command that runs in the box; made by Box.start()."""
 
-    def __init__(self, box: Box, number: int, told: str) -> None:
+    def __init__(self, box: Box, number: int, told: str, echo: IO[str] | None) -> None:
         self._box = box
         self._number = number
         self._told = told
+        self._echo = echo
         self._changed = threading.Condition()
         self._output = bytearray()
         self._status: int | None = None
@@ -83,7 +78,11 @@ class Command:
     def _message(self, message: dict[str, Any]) -> None:
         with self._changed:
             if "output" in message:
-                self._output += base64.b64decode(message["output"])
+                chunk = base64.b64decode(message["output"])
+                self._output += chunk
+                if self._echo is not None:
+                    self._echo.write(chunk.decode(errors="replace"))
+                    self._echo.flush()
             if "status" in message:
                 self._status = message["status"]
             self._changed.notify_all()
@@ -158,7 +157,18 @@ class Box:
             self._work = Path(work)
             self.console_log = (self._keep or self._work) / f"console-{self.release}.log"
             self._disk = self._work / "disk.qcow2"
-            argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self._image.disk), str(self._disk)]
+            argv = [
+                "qemu-img",
+                "create",
+                "-q",
+                "-f",
+                "qcow2",
+                "-F",
+                "raw",
+                "-b",
+                str(self._image.disk),
+                str(self._disk),
+            ]
             subprocess.run(argv, check=True)
             undo.callback(self._kill_qemu)
             self.boot()
@@ -239,6 +249,10 @@ class Box:
         self._wire.close()
         self._wire = None
 
+    @property
+    def is_on(self) -> bool:
+        return self._qemu is not None and self._qemu.poll() is None
+
     def power_cut(self) -> None:
         """Stop it dead, in the middle of whatever it does.  boot() starts it again from the same disk."""
         if self._qemu is None:
@@ -310,8 +324,9 @@ class Box:
         stdin: bytes = b"",
         environment: dict[str, str] | None = None,
         directory: str = "/",
+        echo: IO[str] | None = None,
     ) -> Command:
-        """Start a command (a string is for the shell) without waiting for its end.
+        """Start a command (a string is for the shell) without waiting for its end; print what it prints to *echo*.
 
         As another *user* than root it runs as after a login of hers: with her systemd's address, and her own HOME.
         """
@@ -320,7 +335,7 @@ class Box:
             argv = ["runuser", "-u", user, "--", "sh", "-c", _AS_LOGIN + 'exec "$@"', "sh", *argv]
         self._last_number += 1
         number = self._last_number
-        started = self._commands[number] = Command(self, number, shlex.join(argv))
+        started = self._commands[number] = Command(self, number, shlex.join(argv), echo)
         self._say(
             id=number,
             argv=argv,
@@ -371,10 +386,11 @@ class Box:
         """Install packages with apt, as a user without a network does.  Returns what apt said."""
         self.unpack([(deb, deb.name) for deb in debs], DEBS)
         names = " ".join(shlex.quote(f"{DEBS}/{deb.name}") for deb in debs)
-        # Downloads are off: what is neither in the image nor among *debs* is a failure, Recommends are not silently lost.
-        return self.check(
-            f"DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-download --allow-downgrades {names}", timeout
-        )
+        return self.check(f"DEBIAN_FRONTEND=noninteractive apt-get install --yes {names}", timeout)
+
+    def install_suite(self) -> None:
+        """Bring the tests in.  Not the program: what they test there is the installed package."""
+        self.unpack([(PROJECT / "setup.cfg", "setup.cfg"), (PROJECT / "tests", "tests")], SUITE)
 
 
 _AS_LOGIN = """

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""LXC's own containers work in the box, so that a failure of ours is ours; and a forbidden mount is told."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.guest.denials import Watch
+
+pytestmark = pytest.mark.box
+
+SUITE = Path(__file__).resolve().parents[3]
+USER = "user"
+
+
+def run(*argv: str) -> str:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def as_user(*argv: str) -> list[str]:
+    """A command as after a login of the user, whose systemd (she lingers) hands out control groups."""
+    uid = os.stat(f"/home/{USER}").st_uid
+    runtime = f"/run/user/{uid}"
+    return [
+        *(
+            "runuser",
+            "-u",
+            USER,
+            "--",
+            "env",
+            "-C",
+            f"/home/{USER}",
+            f"HOME=/home/{USER}",
+            f"XDG_RUNTIME_DIR={runtime}",
+        ),
+        *(f"DBUS_SESSION_BUS_ADDRESS=unix:path={runtime}/bus", *argv),
+    ]
+
+
+@pytest.fixture
+def stock() -> Iterator[str]:
+    """A container of upstream's busybox template in the usual place."""
+    run("lxc-create", "-n", "stock", "-t", "busybox")
+    yield "stock"
+    run("lxc-destroy", "-f", "-n", "stock")
+
+
+def test_root_container_is_confined(stock: str) -> None:
+    run("lxc-start", "-n", stock)
+    run("lxc-wait", "-n", stock, "-s", "RUNNING", "-t", "60")
+    pid = run("lxc-info", "-n", stock, "-p", "-H").strip()
+    label = Path(f"/proc/{pid}/attr/current").read_text()
+    assert "lxc-stock" in label and "enforce" in label
+    assert run("lxc-attach", "-n", stock, "--", "cat", "/proc/1/comm") == "init\n"
+    run("lxc-stop", "-k", "-n", stock)
+
+
+def test_user_container_in_a_delegated_group() -> None:
+    run(*as_user("lxc-create", "-n", "hers", "-t", "busybox"))
+    try:
+        run(*as_user("lxc-unpriv-start", "-n", "hers"))
+        run(*as_user("lxc-wait", "-n", "hers", "-s", "RUNNING", "-t", "60"))
+        pid = run(*as_user("lxc-info", "-n", "hers", "-p", "-H")).strip()
+        assert os.stat(f"/proc/{pid}").st_uid == 100000
+        assert f"/user@{os.stat(f'/home/{USER}').st_uid}.service/" in Path(f"/proc/{pid}/cgroup").read_text()
+        assert run(*as_user("lxc-unpriv-attach", "-n", "hers", "--", "id", "-u")) == "0\n"
+        run(*as_user("lxc-stop", "-k", "-n", "hers"))
+    finally:
+        run(*as_user("lxc-destroy", "-f", "-n", "hers"))
+
+
+FORBIDDEN = """\
+import subprocess
+
+def test_that_sees_nothing_wrong() -> None:
+    subprocess.run(["lxc-start", "-n", "stock"], check=False)
+    subprocess.run(["lxc-stop", "-k", "-n", "stock"], check=False)
+"""
+
+
+def test_a_mount_elsewhere_fails_the_test(stock: str, tmp_path: Path, denials: Watch) -> None:
+    """The check itself: a hook mounts outside the container's directory, its test passes, and yet the run fails."""
+    hook = tmp_path / "hook"
+    hook.write_text("#!/bin/sh\nmkdir -p /run/elsewhere\nmount -t tmpfs tmpfs /run/elsewhere || true\n")
+    hook.chmod(0o755)
+    hook = hook.rename("/var/lib/lxc/stock/hook")
+    with open("/var/lib/lxc/stock/config", "a", encoding="ascii") as config:
+        config.write(f"lxc.hook.pre-mount = {hook}\n")
+    (tmp_path / "test_inner.py").write_text(FORBIDDEN)
+    plain = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(SUITE)}
+    watched = subprocess.run(
+        [*plain, "-p", "tests.vm.guest.denials", str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    taken = denials.take(operation="mount", name="/run/elsewhere/")
+    assert taken and taken[0].fields["profile"] == "/usr/bin/lxc-start"
+    assert watched.returncode == 1 and 'apparmor="DENIED"' in watched.stdout, watched.stdout
+    assert "1 passed, 1 error" in watched.stdout

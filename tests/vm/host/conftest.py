@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A box for tests that drive it from the host: the one of run.py, or one of BOX_RELEASE (trixie) for this session."""
+
+import os
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from tests.vm.box import SUITE, Box
+from tests.vm.run import Live, prepare
+
+
+@pytest.fixture(scope="session")
+def box(request: pytest.FixtureRequest) -> Iterator[Box]:
+    """A running box with our package installed and the tests in it."""
+    for plugin in request.config.pluginmanager.get_plugins():
+        if isinstance(plugin, Live):
+            yield plugin.box
+            return
+    with Box(os.environ.get("BOX_RELEASE", "trixie")) as made:
+        prepare(made)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_denied(box: Box) -> Iterator[None]:
+    """AppArmor refused nothing in any of the boots of the test; and the box is on for the next one."""
+    cursor = box.check("journalctl -n 0 --show-cursor").split("cursor: ")[1].strip()
+    yield
+    if not box.is_on:
+        box.boot()
+    journal = ["journalctl", "--no-pager", "-o", "cat", "_TRANSPORT=kernel", f"--after-cursor={cursor}"]
+    status, found = box.run(
+        f"journalctl --sync; {shlex.join(journal)} | python3 -m tests.vm.guest.denials", directory=SUITE
+    )
+    assert status == 0, f"AppArmor denied during this test:\n{found}"

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""make check-vm: install our packages in each Debian, run the tests there, and tell what they ran on.
+
+    python3 -m tests.vm.run [RELEASE ...] [-m MARKS] [-k WORDS] [--guest PATH ...] [--host PATH ...]
+
+In the box run tests/vm/guest and the end-to-end suite tests/lxc, with AppArmor's log watched; on the host, driving the
+same box, run tests/vm/host, for which it must be rebooted or lose its power.  The exit status is 0 when every test of
+every release passed.  JUnit files, the console and, after a failure, the journal are left in .cache/vm/RELEASE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.vm import image
+from tests.vm.box import PROJECT, SUITE, Box, BoxError
+
+GUEST_TESTS = ["tests/vm/guest", "tests/lxc"]
+HOST_TESTS = ["tests/vm/host"]
+MARKS = "not long"
+SUITE_SECONDS = 1500  # a limit for what hangs: on two idle cores it takes three minutes
+RESULTS = PROJECT / ".cache" / "vm"
+
+# The environment of the tests in the box; CI=1: there, what a test needs and lacks is a failure.
+GUEST_ENVIRONMENT = {"CI": "1", "LXC_OCI_PY_INSTALLED": "1"}
+
+FACTS = r"""
+echo "kernel    $(uname -r) ($(uname -v))"
+echo "LXC       $(lxc-start --version)"
+echo "AppArmor  enabled: $(cat /sys/module/apparmor/parameters/enabled),"\
+ "$(grep -c '(enforce)' /sys/kernel/security/apparmor/profiles) profiles enforced," \
+ "lxc-start: $(sed -n 's/^.usr.bin.lxc-start (\(.*\))/\1/p' /sys/kernel/security/apparmor/profiles)"
+echo "systemd   $(systemctl --version | sed -n 's/^systemd \([0-9]*\).*/\1/p')," \
+ "cgroup $(stat -f -c %T /sys/fs/cgroup)"
+echo "Python    $(python3 -c 'import platform; print(platform.python_version())')"
+echo "tools     erofs-utils $(dpkg-query -W -f '${Version}' erofs-utils)"
+"""
+
+
+class Tally(NamedTuple):
+    """The counts of one JUnit file."""
+
+    passed: int
+    failed: int
+    skipped: int
+
+    @classmethod
+    def of(cls, junit: Path) -> Tally:
+        if not junit.exists():
+            return cls(0, 1, 0)
+        suites = list(ElementTree.parse(junit).getroot().iter("testsuite"))
+        total, failures, errors, skipped = (
+            sum(int(suite.get(name, "0")) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
+        )
+        return cls(max(0, total - failures - errors - skipped), failures + errors, skipped)
+
+
+class Live:
+    """A pytest plugin that lends a running box to tests/vm/host."""
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+
+
+def packages_for(release: str) -> list[Path]:
+    """What `make deb` made, for this release: Debian 12 lacks modules that Debian 13 has itself."""
+    dist = PROJECT / "dist"
+    ours = sorted(dist.glob("lxc-oci-py_*_all.deb"), key=lambda path: path.stat().st_mtime)
+    if not ours:
+        raise FileNotFoundError(f"no package in {dist}: make deb")
+    return [ours[-1], *(sorted(dist.glob("python3-*.deb")) if release == "bookworm" else [])]
+
+
+def prepare(box: Box) -> None:
+    """Install our packages and bring the tests in."""
+    box.install(packages_for(box.release))
+    box.install_suite()
+
+
+def run_guest_tests(box: Box, paths: Sequence[str], pytest_options: Sequence[str], junit: Path) -> int:
+    """Run pytest in the box, its output shown as it comes; returns its status."""
+    argv = [
+        *("python3", "-m", "pytest", "-v", "--durations=10", "-p", "tests.vm.guest.denials"),
+        *("--junit-xml=/root/junit.xml", *pytest_options, *paths),
+    ]
+    box.check("rm -f /root/junit.xml")
+    status = box.run(argv, SUITE_SECONDS, directory=SUITE, environment=GUEST_ENVIRONMENT, echo=sys.stdout).status
+    junit.write_bytes(box.get("/root/junit.xml"))
+    return status
+
+
+def run_host_tests(box: Box, paths: Sequence[str], pytest_options: Sequence[str], junit: Path) -> int:
+    """Run tests that drive *box* from here."""
+    argv = ["-v", "--durations=10", f"--rootdir={PROJECT}", f"--junit-xml={junit}", *pytest_options, *paths]
+    return int(pytest.main(argv, plugins=[Live(box)]))
+
+
+def check(release: str, options: argparse.Namespace) -> tuple[str, bool]:
+    """Everything in one release; a line for the summary, and whether all is well."""
+    began = time.monotonic()
+    results = RESULTS / release
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir(parents=True)
+    selection = ["-m", options.marks, *(["-k", options.words] if options.words else [])]
+    statuses = []
+    with Box(release, keep=results) as box:
+        print(f"== {release}: booted in {box.boot_seconds:.0f} s", flush=True)
+        facts = box.check(FACTS)
+        print(facts, end="", flush=True)
+        (results / "facts").write_text(facts)
+        try:
+            prepare(box)
+            if options.guest:
+                statuses.append(run_guest_tests(box, options.guest, selection, results / "guest.xml"))
+            if options.host:
+                statuses.append(run_host_tests(box, options.host, selection, results / "host.xml"))
+        except BoxError as error:
+            print(error, file=sys.stderr)
+            statuses.append(1)
+        if any(statuses):
+            _keep_journal(box, results)
+    tallies = [Tally.of(results / f"{place}.xml") for place in ("guest", "host") if getattr(options, place)]
+    passed, failed, skipped = (sum(counts) for counts in zip(*tallies, strict=True)) if tallies else (0, 0, 0)
+    # Status 5, nothing selected, is what a narrow selection gives in one of the two places.
+    well = failed == 0 and passed > 0 and all(status in (0, 5) for status in statuses)
+    lines = [line for line in facts.splitlines() if line.split()[0] in ("kernel", "LXC", "AppArmor")]
+    told = f"{release}: {passed} passed, {failed} failed, {skipped} skipped in {time.monotonic() - began:.0f} s"
+    return "\n".join([told, *(f"  {line}" for line in lines)]), well
+
+
+def _keep_journal(box: Box, results: Path) -> None:
+    try:
+        (results / "journal").write_text(box.run("journalctl --no-pager -o short-monotonic").output)
+    except BoxError as error:
+        print(f"no journal: {error}", file=sys.stderr)
+    print(f"the journal and the console are in {results}", file=sys.stderr)
+
+
+def _paths(words: list[str]) -> list[str]:
+    """The paths that there are and that hold tests."""
+    return [
+        word for word in words if (path := PROJECT / word.partition("::")[0]).is_file() or [*path.rglob("test_*.py")]
+    ]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.vm.run", description=__doc__.partition("\n")[0])
+    parser.add_argument("releases", nargs="*", metavar="RELEASE", help=f"of {', '.join(image.RELEASES)}; without, all")
+    parser.add_argument("-m", dest="marks", default=MARKS, help="pytest's -m, in both places (default: %(default)s)")
+    parser.add_argument("-k", dest="words", help="pytest's -k, in both places")
+    parser.add_argument("--guest", nargs="*", default=GUEST_TESTS, metavar="PATH", help="what runs in the box")
+    parser.add_argument("--host", nargs="*", default=HOST_TESTS, metavar="PATH", help="what drives it from here")
+    options = parser.parse_args(argv)
+    if platform.machine() != "x86_64":
+        parser.error("the boxes are amd64 machines")
+    os.chdir(PROJECT)
+    options.guest, options.host = _paths(options.guest), _paths(options.host)
+    outcomes = [check(release, options) for release in options.releases or image.RELEASES]
+    print("\n== check-vm")
+    for told, _ in outcomes:
+        print(told)
+    return 0 if all(well for _, well in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Whole Debian machines in QEMU; tests/vm/README.md.
+
+RELEASE = trixie
+
+# make check-vm CHECK_VM='trixie -k power' narrows it down.
+.PHONY: check-vm
+check-vm: deb ## the end-to-end suite in stock Debian 12 and 13 machines (QEMU; as root)
+	@$(PYTHON) -m tests.vm.run $(CHECK_VM)
+
+.PHONY: vm-shell
+vm-shell: deb ## a root shell in a throw-away machine with our package: make vm-shell RELEASE=trixie
+	@$(PYTHON) -m tests.vm.shell $(RELEASE)
