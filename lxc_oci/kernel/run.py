@@ -68,8 +68,9 @@ def run(
     """Run `argv` (argv[0] an absolute path) to its end and return how it ended.
 
     `input` is what it reads, bytes or a descriptor, else nothing; `environment` is added to CLEAN_ENVIRONMENT;
-    `timeout` is seconds, `memory` the address space in bytes, `user` the (uid, gid) to become.  Raises UnavailableError when the time is over (the program's process
-    group is killed) and UnsupportedError when it cannot be started.
+    `timeout` is seconds, `memory` the address space in bytes, `user` the (uid, gid) to become.  Raises
+    UnavailableError when the time is over (the program's process group is killed) and UnsupportedError when it
+    cannot be started.
     """
 
     name = os.path.basename(os.fsdecode(argv[0]))

@@ -14,7 +14,9 @@ from typing import Protocol
 
 from lxc_oci.errors import RefusedError
 from lxc_oci.kernel import syscalls
+from lxc_oci.kernel.root import remove_tree
 from lxc_oci.layer import attributes
+from lxc_oci.layer.displaced import Displaced
 from lxc_oci.limits import Limits
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,8 +49,9 @@ class Imply(Protocol):
 class Directories:
     """All directories that a layer has touched."""
 
-    def __init__(self, root_fd: int, limits: Limits) -> None:
+    def __init__(self, root_fd: int, limits: Limits, displaced: Displaced | None = None) -> None:
         self._root_fd = root_fd
+        self.displaced = displaced
         self._limits = limits
         # The caller's other files need some of the descriptors, too.
         self._most = max(4, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
@@ -103,6 +106,14 @@ class Directories:
         if directory.mtime_ns is None:
             directory.mtime_ns = status.st_mtime_ns
         directory.plain = self.exact and not status.st_mode & stat.S_ISGID and not attributes.inherits(directory.fd)
+
+    def remove(self, parent: Directory, base: bytes) -> None:
+        """Take `base` out of `parent`, a directory with all below it, where it is kept or for good.  Raises OSError."""
+        here = self.fd(parent)
+        if self.displaced is not None:
+            self.displaced.take(here, base)
+        else:
+            remove_tree(here, base)
 
     def get(self, parent: Directory, base: bytes) -> Directory | None:
         """Return the directory `base` of `parent` if this layer has touched it."""

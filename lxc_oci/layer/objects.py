@@ -14,7 +14,6 @@ from hashlib import sha256
 
 from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UnsupportedError
 from lxc_oci.kernel.durable import write_all
-from lxc_oci.kernel.root import remove_tree
 from lxc_oci.layer import attributes, record, whiteout
 from lxc_oci.layer import entry as kinds
 from lxc_oci.layer.attributes import Xattrs
@@ -71,9 +70,9 @@ class Objects:
             return
         if stat.S_ISDIR(status.st_mode):
             self._directories.forget(parent, base)
-            remove_tree(here, base)
+            self._directories.remove(parent, base)
         else:
-            os.unlink(base, dir_fd=here)
+            self._directories.remove(parent, base)
             if stat.S_ISLNK(status.st_mode):
                 self._directories.names.clear()  # it may have been on the way to some of them
 

@@ -138,6 +138,25 @@ class RecordWriter:
         self._count += 1
 
 
+def copy_layers(source: BinaryIO, layers: int, target: BinaryIO) -> None:
+    """Write the record of the first `layers` layers of `source` to the empty file `target`.
+
+    Raises OciError for a record that is not complete or has not as many layers, and OSError.
+    """
+    for kind, *_ in _records(source):
+        if kind == END:
+            layers -= 1
+        if layers == 0:
+            break
+    else:
+        raise _broken("it has not as many layers as the image")
+    left = source.tell()
+    source.seek(0)
+    while left and (data := source.read(min(left, 1 << 20))):
+        target.write(data)
+        left -= len(data)
+
+
 @dataclass
 class Recorded:
     """What a record says of one inode; names that are hard links share it."""

@@ -18,6 +18,7 @@ from lxc_oci.layer import attributes, whiteout
 from lxc_oci.layer import entry as kinds
 from lxc_oci.layer import record as records
 from lxc_oci.layer.directories import Directories, Directory
+from lxc_oci.layer.displaced import Displaced
 from lxc_oci.layer.entry import Data, Entry
 from lxc_oci.layer.objects import Objects, failure, shown
 from lxc_oci.layer.record import RecordWriter
@@ -39,8 +40,11 @@ class Unpacker:
         *,
         record: RecordWriter | None = None,
         overlay_whiteouts: bool = False,
+        displaced: Displaced | None = None,
     ) -> None:
         """Unpack into `root`, which stays the caller's; `warn` gets each message once.
+
+        What a layer removes or replaces goes to `displaced`, if that is given.
 
         With `overlay_whiteouts`, 0:0 devices and trusted.overlay.opaque are whiteouts, as in the upper directory
         of an overlay; else names that begin with `.wh.` are.
@@ -50,7 +54,7 @@ class Unpacker:
         self._warned: set[str] = set()
         self._record = record
         self._overlay = overlay_whiteouts
-        self._directories = Directories(root.fd, limits)
+        self._directories = Directories(root.fd, limits, displaced)
         self._names = self._directories.names
         self._objects = Objects(self._directories, self._warn, record, overlay_whiteouts)
         self._create = self._objects.create

@@ -9,7 +9,6 @@ put there stays, wherever in it the whiteout stands.
 import os
 
 from lxc_oci.errors import RefusedError
-from lxc_oci.kernel.root import remove_tree
 from lxc_oci.layer.directories import Directories, Directory
 from lxc_oci.layer.record import RecordWriter
 
@@ -71,6 +70,6 @@ def _remove(directories: Directories, parent: Directory, base: bytes, record: Re
     except FileNotFoundError:
         return
     directories.forget(parent, base)
-    remove_tree(here, base)
+    directories.remove(parent, base)
     if record is not None:
         record.removed(parent.path, base)

@@ -14,6 +14,7 @@ from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
 from lxc_oci.image.mediatype import LayerKind, tar_compression
 from lxc_oci.kernel.root import Root
+from lxc_oci.layer.displaced import Displaced
 from lxc_oci.layer.pipeline import TarLayer, apply_image
 from lxc_oci.layer.record import RecordWriter
 from lxc_oci.layer.unpack import Unpacker
@@ -21,7 +22,7 @@ from lxc_oci.limits import Limits
 from lxc_oci.log import Log
 from lxc_oci.progress import Progress, Task
 from lxc_oci.source.source import Blob, blob
-from lxc_oci.store import blobs, indexes
+from lxc_oci.store import blobs, indexes, inventory
 from lxc_oci.store.blobs import CachingSource
 from lxc_oci.store.home import Store
 from lxc_oci.store.indexes import Index
@@ -38,7 +39,9 @@ class Layers:
         self._log = log
         self._progress = progress
 
-    def fill(self, root: Root, first: int = 0, record: RecordWriter | None = None) -> None:
+    def fill(
+        self, root: Root, first: int = 0, record: RecordWriter | None = None, displaced: Displaced | None = None
+    ) -> None:
         """Apply the layers from number `first` on to what is in `root`.
 
         Raises RefusedError, NoSpaceError and OciError; blobs of the store that were found wrong are forgotten, so that
@@ -48,8 +51,15 @@ class Layers:
         # Only in tar layers do names that begin with `.wh.` mean anything.
         overlay_whiteouts = kind is not LayerKind.TAR
         try:
+            if first == len(inventory.of_image(self._image)):
+                return  # the store had all of them
             with Unpacker(
-                root, self._limits, self._log.warn, record=record, overlay_whiteouts=overlay_whiteouts
+                root,
+                self._limits,
+                self._log.warn,
+                record=record,
+                overlay_whiteouts=overlay_whiteouts,
+                displaced=displaced,
             ) as unpacker:
                 if kind is LayerKind.TAR:
                     self._apply_tar(unpacker, first)

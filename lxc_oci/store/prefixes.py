@@ -30,7 +30,7 @@ def find(store: Store, chain: Sequence[Digest]) -> tuple[str, int] | None:
             tree = os.readlink(store.at("prefixes", chain[count - 1].hex))
         except OSError:
             continue
-        if tree == os.path.basename(tree) and os.path.isdir(store.at("trees", tree)):
+        if tree == os.path.basename(tree) and store.has("trees", tree):
             return tree, count
     return None
 

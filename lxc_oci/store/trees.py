@@ -8,13 +8,17 @@ well, because its files have mapped owners.  It is complete when it has its name
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from lxc_oci import jsonio
-from lxc_oci.errors import RefusedError
+from lxc_oci.errors import OciError, RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.kernel.root import Root
-from lxc_oci.layer.record import RecordWriter
+from lxc_oci.layer.displaced import Displaced
+from lxc_oci.layer.rebuild import Rebuilt, rebuild
+from lxc_oci.layer.record import RecordWriter, copy_layers
 from lxc_oci.store import prefixes
 from lxc_oci.store.home import Store
 from lxc_oci.store.prune import touch
@@ -70,8 +74,8 @@ def facts(store: Store, name: str) -> TreeFacts | None:
         return None
 
 
-# What the caller does: apply the layers from this number on to the root, and write the record.
-Fill = Callable[[Root, int, RecordWriter], None]
+# What the caller does: apply the layers from this number on to the root, write the record, keep what they displace.
+Fill = Callable[[Root, int, RecordWriter, Displaced], None]
 
 
 def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
@@ -86,17 +90,56 @@ def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
     with store.locked("tree-" + wanted):
         if _usable(store, wanted):
             return wanted
-        with store.stage() as stage:
-            staged = os.path.join(stage.path, "tree")
-            os.mkdir(staged, 0o700)
-            os.mkdir(os.path.join(staged, "rootfs"), 0o755)
-            with open(os.path.join(staged, "record"), "xb") as file, Root.at(os.path.join(staged, "rootfs")) as root:
-                writer = RecordWriter(file)
-                fill(root, 0, writer)
-            _write_facts(staged, TreeFacts(tuple(layers), writer.size, 0, writer.entries))
-            store.publish(staged, path)
-        prefixes.note(store, [_mapped(store, item) for item in chain_ids(layers)], wanted)
+        chain = [_mapped(store, item) for item in chain_ids(layers)]
+        base = prefixes.find(store, chain)
+        if base is None or not _extend(store, base, layers, fill, path):
+            _apply(store, None, layers, fill, path)
+        prefixes.note(store, chain, wanted)
     return wanted
+
+
+def _extend(store: Store, base: tuple[str, int], layers: Sequence[Digest], fill: Fill, path: str) -> bool:
+    """Make the tree `path` from the tree that shares its first layers; return False where that one lacks something."""
+    try:
+        _apply(store, base, layers, fill, path)
+    except _BaseUnusable:
+        return False
+    return True
+
+
+class _BaseUnusable(Exception):
+    """A tree that should hold the first layers does not."""
+
+
+def _apply(store: Store, base: tuple[str, int] | None, layers: Sequence[Digest], fill: Fill, path: str) -> None:
+    """Make and publish the tree `path`, the first layers from the store where `base` has them."""
+    with store.stage() as stage, ExitStack() as stack:
+        staged = os.path.join(stage.path, "tree")
+        for name, mode in ((staged, 0o700), (f"{staged}/rootfs", 0o755), (f"{staged}/displaced", 0o700)):
+            os.mkdir(name, mode)
+        root = stack.enter_context(Root.at(f"{staged}/rootfs"))
+        aside = stack.enter_context(Root.at(f"{staged}/displaced"))
+        file = stack.enter_context(open(f"{staged}/record", "xb"))
+        lower = Rebuilt(0, 0, 0) if base is None else _rebuild(store, base, root, file)
+        writer = RecordWriter(file)
+        fill(root, base[1] if base else 0, writer, Displaced(aside.fd))
+        facts = TreeFacts(tuple(layers), lower.size + writer.size, lower.shared, lower.entries + writer.entries)
+        _write_facts(staged, facts)
+        store.publish(staged, path)
+
+
+def _rebuild(store: Store, base: tuple[str, int], root: Root, record: BinaryIO) -> Rebuilt:
+    name, count = base
+    try:
+        with (
+            Root.at(rootfs(store, name)) as larger,
+            Root.at(store.at("trees", name, "displaced")) as aside,
+            open(store.at("trees", name, "record"), "rb") as larger_record,
+        ):
+            copy_layers(larger_record, count, record)
+            return rebuild(larger, larger_record, aside, count, root)
+    except (OciError, FileNotFoundError) as error:
+        raise _BaseUnusable from error
 
 
 _EMPTY = Digest("sha256:" + hashlib.sha256(b"").hexdigest())
