@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.digest import sha256
 from lxc_oci.image.manifest import Descriptor

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lxc_oci.errors import UsageError
 from lxc_oci.store import home
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.kernel.root import Root
@@ -15,7 +16,6 @@ from lxc_oci.layer.record import RecordWriter
 from lxc_oci.layer.unpack import Unpacker
 from lxc_oci.limits import Limits
 from lxc_oci.store import health, home, prune, trees
-
 from tests.support import need
 from tests.support.image import Layer, directory, fifo, file, hardlink, layer, opaque, symlink, whiteout
 from tests.support.tree import differences
