@@ -196,13 +196,13 @@ def _make_mount_point(root: Root) -> None:
     """Make /.oci-py a directory: LXC refuses to mount on a link, and the image has no use for the name."""
     name = MOUNT_POINT.encode()
     try:
-        os.mkdir(name, 0o755, dir_fd=root.fd)
-    except FileExistsError:
-        try:
-            os.unlink(name, dir_fd=root.fd)
-        except (IsADirectoryError, PermissionError):
-            return
-        os.mkdir(name, 0o755, dir_fd=root.fd)
+        os.unlink(name, dir_fd=root.fd)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):  # POSIX lets unlink of a directory give EPERM
+        return
+    os.mkdir(name, 0o755, dir_fd=root.fd)
+    os.chmod(name, 0o755, dir_fd=root.fd)  # just made by us, so no link: the umask is undone
 
 
 def _base_lines(host: HostFacts, hostname: str) -> tuple[Line, ...]:
