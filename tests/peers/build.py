@@ -4,7 +4,7 @@
 
 By the ordinary clients of their languages, at pinned versions, into
 ``${XDG_CACHE_HOME:-~/.cache}/lxc-oci-py/peers/NAME-VERSION/bin/NAME``.  What is there already is left alone.
-A module proxy may not serve atomfs; its tests are then skipped.
+atomfs is built only when it is named: not every module proxy serves it, and its tests are skipped without it.
 
 puzzlefs 0.2.0 is the newest release; `mount --persist` and `umount` are in its development version only.
 """
@@ -115,8 +115,8 @@ def build(peer: Peer) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Build the real mount helpers for tests/peers.")
-    parser.add_argument("name", nargs="*", metavar="NAME", help=f"{' or '.join(PEERS)}; all by default")
-    names = parser.parse_args(arguments).name or list(PEERS)
+    parser.add_argument("name", nargs="*", metavar="NAME", help=f"{' or '.join(PEERS)}; puzzlefs by default")
+    names = parser.parse_args(arguments).name or ["puzzlefs"]
     if unknown := set(names) - set(PEERS):
         parser.error(f"unknown: {' '.join(sorted(unknown))}")
     failed = False
