@@ -31,7 +31,6 @@ class Endpoint:
 
     host: str  # `host[:port]` as configuration files write it; `docker.io` for the Hub
     repository: str
-    selector: str  # the tag or digest there
     insecure: bool = False
 
     def __str__(self) -> str:
@@ -73,19 +72,22 @@ class Registries:
         `insecure` is the command line's word for the registry, not for its mirrors.  Raises RefusedError when the
         image is blocked, and UsageError when a location does not give a name.
         """
-        name = reference.text.removeprefix("docker://")
-        table = self._find(name)
-        selector = reference.digest or reference.tag
+        # A prefix with a tag matches nothing: containers/image looks up the name alone.
+        table = self._find(reference.name)
         if table is None:
-            return [Endpoint(reference.host, reference.repository, selector, insecure)]
-        if table.blocked:
-            raise RefusedError(f"{table.prefix} is blocked by {table.origin}")
+            return [Endpoint(reference.host, reference.repository, insecure)]
         found = []
         for mirror in table.mirrors:
             use = "digest-only" if table.by_digest_only else mirror.use
             if use != ("tag-only" if reference.digest is not None else "digest-only"):
-                found.append(_rewritten(table, mirror.location, mirror.insecure, name, reference))
-        found.append(_rewritten(table, table.location, table.insecure or insecure, name, reference))
+                found.append(_rewritten(table, mirror.location, mirror.insecure, reference))
+        # `blocked` is about a place; a mirror of a blocked registry may still be one to pull from.
+        found = [place for place in found if not self._blocks(place)]
+        own = _rewritten(table, table.location, table.insecure or insecure, reference)
+        if not table.blocked and not self._blocks(own):
+            found.append(own)
+        if not found:
+            raise RefusedError(f"{table.prefix} is blocked by {table.origin}")
         return found
 
     def suggestions(self, name: str) -> list[str]:
@@ -95,6 +97,10 @@ class Registries:
         if alias := self.aliases.get(bare):
             return [alias + selector]
         return [f"{host}/{name}" for host in self.search]
+
+    def _blocks(self, place: Endpoint) -> bool:
+        table = self._find(str(place))
+        return table is not None and table.blocked
 
     def _find(self, name: str) -> _Registry | None:
         matching = [table for table in self.tables.values() if _match(name, table.prefix) is not None]
@@ -240,17 +246,19 @@ def _match(name: str, prefix: str) -> int | None:
     return end if end == len(name) or name[end] in _SEPARATORS else None
 
 
-def _rewritten(table: _Registry, location: str, insecure: bool, name: str, reference: "Reference") -> Endpoint:
+def _rewritten(table: _Registry, location: str, insecure: bool, reference: "Reference") -> Endpoint:
     if not location:
-        return Endpoint(reference.host, reference.repository, reference.digest or reference.tag, insecure)
-    text = location + name[_match(name, table.prefix) or 0 :]
+        return Endpoint(reference.host, reference.repository, insecure)
+    text = location + reference.name[_match(reference.name, table.prefix) or 0 :]
     try:
         place = references.normal(text)
     except UsageError as error:
-        raise UsageError(f"{table.origin}: {name} becomes {text!r:.200}, which names no image") from error
-    if place.digest != reference.digest or not text.startswith(place.name):
-        raise UsageError(f"{table.origin}: {name} becomes {text!r:.200}, which is not the full name of that image")
-    return Endpoint(place.host, place.repository, place.digest or place.tag, insecure)
+        raise UsageError(f"{table.origin}: {reference.name} becomes {text!r:.200}, which names no image") from error
+    if place.name != text:
+        raise UsageError(
+            f"{table.origin}: {reference.name} becomes {text!r:.200}, which is not the full name of an image"
+        )
+    return Endpoint(place.host, place.repository, insecure)
 
 
 def _location(item: dict[str, Any], name: str, path: str) -> str:

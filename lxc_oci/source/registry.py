@@ -55,6 +55,7 @@ class RegistrySource:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._reference = reference
+        self._selector = reference.digest or reference.tag
         self._options = options
         self._limits = limits
         self._warn = warn
@@ -92,7 +93,7 @@ class RegistrySource:
         if self._reference.digest is not None:
             return self._reference.digest
         response = self._first(
-            lambda endpoint: endpoint.request("HEAD", f"manifests/{endpoint.place.selector}", {"Accept": _ACCEPT})
+            lambda endpoint: endpoint.request("HEAD", f"manifests/{self._selector}", {"Accept": _ACCEPT})
         )
         try:
             announced = response.header("Docker-Content-Digest")
@@ -108,9 +109,7 @@ class RegistrySource:
 
         Raises AccessError when there is none, UnavailableError, RefusedError.
         """
-        return self._first(
-            lambda endpoint: self._manifest(endpoint, endpoint.place.selector, self._reference.digest, limits)
-        )
+        return self._first(lambda endpoint: self._manifest(endpoint, self._selector, self._reference.digest, limits))
 
     def open(self, descriptor: Descriptor, offset: int = 0) -> ResumedReader:
         """Open a blob or a nested manifest from byte `offset` on; the caller has verified, or will, what is before.
