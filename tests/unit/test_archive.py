@@ -205,6 +205,18 @@ def test_blobs_are_read_by_several_threads_at_once(tmp_path: Path) -> None:
     assert found == {number: layer.plain[7:] for number, layer in enumerate(layers)}
 
 
+def test_a_blob_opened_at_an_offset(tmp_path: Path) -> None:
+    path = image.write_docker_archive(tmp_path / "a.tar", {"": ONE})
+    source = DockerArchiveSource(reference.parse(f"docker-archive:{path}"), str(tmp_path), LIMITS)
+    plain = ONE.layers[0].plain
+    descriptor = Descriptor(image.TAR, Digest(image.digest(plain)), len(plain))
+    for offset in (0, 1, len(plain) - 1, len(plain), len(plain) + 5):
+        reader = source.open(descriptor, offset)
+        assert b"".join(iter(lambda reader=reader: reader.read(1 << 20), b"")) == plain[offset:]
+        reader.close()
+    source.close()
+
+
 def test_nothing_stays_open(tmp_path: Path) -> None:
     path = image.write_docker_archive(tmp_path / "a.tar", {"": ONE}, compression="gzip")
     before = len(os.listdir("/proc/self/fd"))

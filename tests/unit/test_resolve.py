@@ -13,6 +13,7 @@ from lxc_oci.image.mediatype import LayerKind
 from lxc_oci.image.platform import Platform
 from lxc_oci.limits import Limits
 from lxc_oci.source import resolve
+from lxc_oci.source.layout import LayoutSource
 from tests.support import image
 from tests.support.reading import AMD64, Read, read
 
@@ -86,13 +87,23 @@ def test_the_depth_of_indexes_is_bounded(tmp_path: Path) -> None:
         resolved(nested(4), tmp_path, limits=Limits(index_depth=3))
 
 
-def test_the_number_of_indexes_is_bounded_and_none_is_read_twice(tmp_path: Path) -> None:
+def test_the_number_of_indexes_is_bounded_and_none_is_read_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LayoutSource.open
     empty = [image.Index([], members={"annotations": {"n": str(number)}}) for number in range(20)]
     with pytest.raises(RefusedError, match="more than 10 documents"):
         resolved(image.Index(empty), tmp_path, limits=Limits(index_documents=10))
     once = image.Index([], members={"annotations": {"n": "x"}})
+    opened: list[str] = []
+    monkeypatch.setattr(
+        LayoutSource,
+        "open",
+        lambda self, descriptor, offset=0: opened.append(descriptor.digest) or real(self, descriptor),
+    )
     with pytest.raises(AccessError, match="no manifest for"):
         resolved(image.Index([once] * 20), tmp_path, limits=Limits(index_documents=10))
+    assert opened.count(once.digest) == 1
 
 
 @pytest.mark.parametrize(
