@@ -402,12 +402,14 @@ def test_copy_to_another_lxcpath(mounted: Host) -> None:
     os.chown(other, *hooks.user(mounted))
     mounted.lxc("copy", "one", "-p", other, "-N", "two")
     assert str(mounted.lxcpath) not in (other / "two/fstab").read_text()
-    mounted.run("lxc-start", "-P", other, "-n", "two", "-d")
-    done = mounted.run(
-        "lxc-attach", "-P", other, "-n", "two", "--clear-env", "--", "/bin/cat", "/etc/mine", "/data/who"
-    )
-    assert done.stdout == b"mine\none\n"
-    mounted.run("lxc-destroy", "-P", other, "-n", "two", "-f")
+    mounted.lxcpath, before = other, mounted.lxcpath
+    try:
+        mounted.start("two")
+        assert mounted.attach("two", "/bin/cat", "/etc/mine", "/data/who") == b"mine\none\n"
+        mounted.stop("two", "-k")
+        mounted.destroy("two")
+    finally:
+        mounted.lxcpath = before
 
 
 def test_a_mounted_rootfs_is_not_copied_into_another_backing_store(root_host: Host, built: dict[str, Path]) -> None:

@@ -82,8 +82,8 @@ def container(
         "upper/etc/hostname": f"{name}\n",
         "upper/etc/hosts": f"127.0.0.1\tlocalhost\n127.0.1.1\t{name} {name}.example\n",
     }
-    files["rootfs/.oci-py-id"] = files["oci-py/id"]
     if plan:
+        files["rootfs/.oci-py-id"] = files["oci-py/id"]
         files["oci-py/plan.json"] = json.dumps({"version": 1, **plan})
     for file, content in files.items():
         (path / file).write_text(content)
