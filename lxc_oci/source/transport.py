@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from lxc_oci.errors import RefusedError
+from lxc_oci.errors import RefusedError, UnavailableError
 from lxc_oci.limits import Limits
 from lxc_oci.source import url as urls
 from lxc_oci.source.connection import BUFFER, HEAD_BYTES, Connection, ConnectionFailed, Wire, words
@@ -125,6 +125,8 @@ class Transport:
         """
         key = (url.origin, context, named)
         while True:
+            if self._closed:
+                raise self._was_closed(url)
             connection = self._take(key)
             reused = connection is not None
             if connection is None:
@@ -215,8 +217,14 @@ class Transport:
             sock.close()
             raise
         with self._lock:
-            self._all.add(connection)
-        return connection
+            if not self._closed:
+                self._all.add(connection)
+                return connection
+        connection.wire.end()
+        raise self._was_closed(url)
+
+    def _was_closed(self, url: Url) -> UnavailableError:
+        return UnavailableError(f"{url.authority} is not asked any more: the transfer was given up")
 
     def _dial(self, host: str, port: int, shown: str, named: bool) -> socket.socket:
         try:

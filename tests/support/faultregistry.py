@@ -269,7 +269,7 @@ class FaultRegistry(FaultServer):
                 return _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
             media_type, raw = found_document
             return Answer(200, {"Content-Type": media_type, "Docker-Content-Digest": images.digest(raw)}, raw)
-        blob = self.blobs.get((repository, name))
+        blob = self.blobs.get((repository, name)) if kind == "blobs" else None
         if blob is None:
             return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
         return serve_blob(request, blob, self.ranges)
