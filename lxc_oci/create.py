@@ -6,6 +6,7 @@ module that it names.
 """
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -73,10 +74,12 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
             request.storage, found.image.kind, facts, helper=request.mount_helper, kernel_mount=request.kernel_mount
         )
         log.detail(f"storage: {choice.form.value}: {choice.reason}")
+        identity = secrets.token_hex(16)
         prepared = prepare(
             choice.form,
             container=request.directory,
             rootfs=request.rootfs,
+            identity=identity,
             found=found,
             store=store,
             mount_helper=request.mount_helper,
@@ -91,7 +94,7 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
         with prepared.opened() as root:
             guest = guests.plan_guest(found.image.config, request.overrides, root, host, limits, log.warn)
             guests.write_guest(guest, root, host)
-        _record(request, found, prepared, store)
+        _record(request, identity, found, prepared, store)
         log.info(f"created {request.name} from {found.reference} ({found.image.digest})")
         return guest.text((*_hooks(), *prepared.lines))
 
@@ -103,14 +106,13 @@ def _hooks() -> Iterator[tuple[str, str]]:
             yield key, path
 
 
-def _record(request: Request, found: Acquired, prepared: Prepared, store: Store | None) -> None:
+def _record(request: Request, identity: str, found: Acquired, prepared: Prepared, store: Store | None) -> None:
     """Write what the container was made of, and tell the store who uses it."""
     created = now()
-    identity = ""
     if store is not None and prepared.uses:
         lxcpath, name = os.path.split(request.directory)
         uses = (*prepared.uses, inventory.image_part(found.image.digest))
-        identity = containers.remember(store, lxcpath, name, found.image.digest, uses, created)
+        containers.remember(store, identity, lxcpath, name, found.image.digest, uses, created)
     provenance.write(
         request.directory,
         provenance.Provenance(

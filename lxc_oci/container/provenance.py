@@ -22,7 +22,7 @@ _VERSION = 1
 class Provenance:
     """Facts about a create."""
 
-    identity: str  # of the store's reference, "" where the container uses no store
+    identity: str  # random; a copy gets its own in CONTAINER/oci-py/id
     reference: str  # canonical URL
     digest: Digest
     index_digest: Digest | None
@@ -37,6 +37,7 @@ def write(container: str, facts: Provenance, image: Image) -> None:
     """Write the facts and the image's documents, verbatim.  Raises OSError."""
     directory = os.path.join(container, DIRECTORY)
     os.makedirs(directory, 0o755, exist_ok=True)
+    durable.write_file(os.path.join(directory, "id"), f"{facts.identity}\n".encode())
     durable.write_file(os.path.join(directory, "manifest.json"), image.raw_manifest)
     durable.write_file(os.path.join(directory, "config.json"), image.raw_config)
     durable.write_file(os.path.join(directory, "image.json"), jsonio.dump({"version": _VERSION, **asdict(facts)}))

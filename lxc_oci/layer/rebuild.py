@@ -42,14 +42,17 @@ class Rebuilt:
     shared: int  # bytes of those that share inodes or blocks with the larger tree
 
 
-def rebuild(base: Root, base_record: BinaryIO, base_displaced: Root, layers: int, root: Root) -> Rebuilt:
+def rebuild(
+    base: Root, base_record: BinaryIO, base_displaced: Root, layers: int, root: Root, *, link: bool = True
+) -> Rebuilt:
     """Make the tree of the first `layers` layers of the tree `base` in the empty directory `root`.
 
-    Raises OSError, and OciError when the larger tree lacks something: then the layers must be fetched.
+    Without `link` no inode is shared, only blocks where the file system can.  Raises OSError, and OciError when the
+    larger tree lacks something: then the layers must be fetched.
     """
     wanted = record.replay(base_record, layers)
     present = record.replay(base_record)
-    job = _Job(base, base_displaced, root)
+    job = _Job(base, base_displaced, root, link)
     job.run(wanted, present)
     return Rebuilt(job.entries, job.size, job.shared)
 
@@ -57,7 +60,8 @@ def rebuild(base: Root, base_record: BinaryIO, base_displaced: Root, layers: int
 class _Job:
     """One pass over the recorded tree; descriptors of at most one directory of each tree are open."""
 
-    def __init__(self, base: Root, aside: Root, root: Root) -> None:
+    def __init__(self, base: Root, aside: Root, root: Root, link: bool) -> None:
+        self._link = link
         self._base = base
         self._aside = aside
         self._root = root
@@ -133,7 +137,7 @@ class _Job:
         """Make `name` of the file or symbolic link `base` in `source`."""
         size = item.size if item.kind == record.FILE else 0
         self.size += size
-        if linkable and (item.kind == record.SYMLINK or path.split(b"/", 1)[0] in _SHARED):
+        if self._link and linkable and (item.kind == record.SYMLINK or path.split(b"/", 1)[0] in _SHARED):
             try:
                 os.link(base, name, src_dir_fd=source, dst_dir_fd=to, follow_symlinks=False)
                 self.shared += size

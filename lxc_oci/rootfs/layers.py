@@ -13,6 +13,7 @@ from lxc_oci.errors import RefusedError, UnsupportedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
 from lxc_oci.image.mediatype import LayerKind, tar_compression
+from lxc_oci.kernel import userns
 from lxc_oci.kernel.root import Root
 from lxc_oci.layer.displaced import Displaced
 from lxc_oci.layer.pipeline import TarLayer, apply_image
@@ -31,7 +32,17 @@ from lxc_oci.store.indexes import Index
 class Layers:
     """The layers of one image on their way into a tree."""
 
-    def __init__(self, found: Acquired, store: Store | None, limits: Limits, log: Log, progress: Progress) -> None:
+    def __init__(
+        self,
+        found: Acquired,
+        store: Store | None,
+        limits: Limits,
+        log: Log,
+        progress: Progress,
+        *,
+        kernel_mount: bool = True,
+    ) -> None:
+        self._kernel_mount = kernel_mount and userns.current().initial
         self._image = found.image
         self._source = found.source
         self._store = store
@@ -146,12 +157,20 @@ class Layers:
         return TarLayer(opened, compression, diff_id, lambda count: task().advance(count)), task
 
     def _apply_file_systems(self, unpacker: Unpacker, first: int, kind: LayerKind) -> None:
+        """Apply squashfs layers from the stream of their own tool, EROFS layers from a mount of each."""
         from lxc_oci.layer import erofs, squashfs
+        from lxc_oci.store import mountplan
 
-        module = squashfs if kind is LayerKind.SQUASHFS else erofs
         with self.files() as files:
             for number, layer in list(enumerate(self._image.layers))[first:]:
-                module.apply_layer(unpacker, files[layer.digest], f"layer {number + 1}", self._limits, self._log.warn)
+                what, path = f"layer {number + 1}", files[layer.digest]
+                if kind is LayerKind.SQUASHFS:
+                    squashfs.apply_layer(unpacker, path, what, self._limits, self._log.warn)
+                    continue
+                assert self._store is not None
+                lower = mountplan.Lower(mountplan.EROFS, path, fuse=not self._kernel_mount)
+                with self._store.stage() as stage, mountplan.image_mounted(stage.path, lower, self._limits) as mounted:
+                    erofs.apply_layer(unpacker, mounted, path, what, self._limits)
 
     def _apply_puzzlefs(self, unpacker: Unpacker) -> None:
         from lxc_oci.layer import puzzlefs

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from lxc_oci.kernel import durable
 from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
 from lxc_oci.rootfs.choose import HOOK, Form
@@ -17,10 +18,13 @@ from lxc_oci.store import helper as helpers
 from lxc_oci.store import mountplan
 from lxc_oci.store.mountplan import Plan
 
+MARKER = ".oci-py-id"  # lies under the mount; LXC copies it along, and hooks/oci-py-clone finds the source by it
 
-def prepare(form: Form, container: str, plan: Plan, uses: tuple[str, ...], limits: Limits) -> Prepared:
+
+def prepare(form: Form, container: str, identity: str, plan: Plan, uses: tuple[str, ...], limits: Limits) -> Prepared:
     """Write the plan; the rootfs is mounted when `opened` is entered.  Raises OSError, UnsupportedError."""
     mountplan.write(container, plan)
+    durable.write_file(os.path.join(container, "rootfs", MARKER), f"{identity}\n".encode())
 
     def mount() -> AbstractContextManager[str]:
         if plan.helper is not None:

@@ -4,6 +4,7 @@
 from lxc_oci.acquire import Acquired
 from lxc_oci.errors import UnsupportedError
 from lxc_oci.kernel import userns
+from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log
 from lxc_oci.progress import Progress
@@ -23,6 +24,7 @@ def prepare(
     *,
     container: str,
     rootfs: str,
+    identity: str,
     found: Acquired,
     store: Store | None,
     mount_helper: str | None,
@@ -33,17 +35,15 @@ def prepare(
     progress: Progress,
 ) -> Prepared:
     """Make the rootfs of a container in the chosen form.  Raises OciError and OSError."""
-    layers = Layers(found, store, limits, log, progress)
+    layers = Layers(found, store, limits, log, progress, kernel_mount=kernel_mount)
     if form is Form.FLAT:
-        prepared = flat.prepare(rootfs, layers.fill)
-        layers.keep_blobs()
-        return prepared
+        return flat.prepare(rootfs, lambda root: _fill_flat(root, found, store, layers))
     if store is None:
         raise UnsupportedError(f"a rootfs of the form {form.value} needs the store")
     if form is Form.INDEX:
         made = _ensure_indexes(found, store, layers, log)
         if made:
-            return _prepare_indexed(container, made, limits)
+            return _prepare_indexed(container, identity, made, limits)
         form = Form.TREE
     if form is Form.TREE:
         return _prepare_tree(container, found, store, layers)
@@ -63,7 +63,16 @@ def prepare(
                 require_verity=require_verity,
                 userxattr=userxattr,
             )
-        return mounted.prepare(form, container, plan, uses, limits)
+        return mounted.prepare(form, container, identity, plan, uses, limits)
+
+
+def _fill_flat(root: Root, found: Acquired, store: Store | None, layers: Layers) -> None:
+    """Put the image's files into `root`: those of a tree that the store has, else from the blobs, which are kept."""
+    identities = inventory.of_image(found.image)
+    count = trees.copy(store, identities, root) if store is not None else 0
+    layers.fill(root, count)
+    if count < len(identities):
+        layers.keep_blobs()
 
 
 def store_image(
@@ -119,10 +128,10 @@ def _prepare_tree(container: str, found: Acquired, store: Store, layers: Layers)
     return tree.prepare(container, trees.rootfs(store, name), f"trees/{name}")
 
 
-def _prepare_indexed(container: str, made: list[Index], limits: Limits) -> Prepared:
+def _prepare_indexed(container: str, identity: str, made: list[Index], limits: Limits) -> Prepared:
     """Write a plan that mounts the indexes `made`."""
     plan = mountplan.Plan(tuple(mountplan.Lower(mountplan.EROFS, index.index, (index.tar,)) for index in made))
-    prepared = mounted.prepare(Form.INDEX, container, plan, tuple(index.part for index in made), limits)
+    prepared = mounted.prepare(Form.INDEX, container, identity, plan, tuple(index.part for index in made), limits)
     attributes = next((index.root for index in reversed(made) if index.root), None)
     if attributes is not None:
         mounted.set_root(container, attributes.mode, attributes.uid, attributes.gid, attributes.mtime_ns)

@@ -6,7 +6,6 @@ by LXC itself bypass us.  store.marks puts references, configurations and live m
 """
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,12 +28,12 @@ class Reference:
     created: str  # RFC 3339
 
 
-def remember(store: Store, lxcpath: str, name: str, image: Digest, uses: Sequence[str], created: str) -> str:
-    """Write a reference and return its identity.  Raises OSError."""
-    identity = secrets.token_hex(16)
+def remember(
+    store: Store, identity: str, lxcpath: str, name: str, image: Digest, uses: Sequence[str], created: str
+) -> None:
+    """Write the reference of the container `identity`.  Raises OSError."""
     facts = {"lxcpath": lxcpath, "name": name, "image": image, "uses": list(uses), "created": created}
     durable.write_file(store.at("containers", identity), jsonio.dump(facts), 0o600)
-    return identity
 
 
 def forget(store: Store, identity: str) -> None:

@@ -7,15 +7,15 @@ well, because its files have mapped owners.  It is complete when it has its name
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from lxc_oci import jsonio
 from lxc_oci.errors import OciError, RefusedError
 from lxc_oci.image.digest import Digest
-from lxc_oci.kernel.root import Root
+from lxc_oci.kernel.root import Root, remove_tree
 from lxc_oci.layer.displaced import Displaced
 from lxc_oci.layer.rebuild import Rebuilt, rebuild
 from lxc_oci.layer.record import RecordWriter, copy_layers
@@ -98,6 +98,24 @@ def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
     return wanted
 
 
+def copy(store: Store, layers: Sequence[Digest], root: Root) -> int:
+    """Copy into the empty `root` what the store has of `layers`, and return how many layers that is.
+
+    Nothing is shared by hard links: the copy belongs to a container, which may change it.  Raises OSError.
+    """
+    base = prefixes.find(store, [_mapped(store, item) for item in chain_ids(layers)])
+    if base is None:
+        return 0
+    try:
+        with _opened(store, base[0]) as (larger, aside, record):
+            rebuild(larger, record, aside, base[1], root, link=False)
+    except (OciError, FileNotFoundError):
+        for name in os.listdir(root.fd):
+            remove_tree(root.fd, os.fsencode(name))
+        return 0
+    return base[1]
+
+
 def _extend(store: Store, base: tuple[str, int], layers: Sequence[Digest], fill: Fill, path: str) -> bool:
     """Make the tree `path` from the tree that shares its first layers; return False where that one lacks something."""
     try:
@@ -131,15 +149,22 @@ def _apply(store: Store, base: tuple[str, int] | None, layers: Sequence[Digest],
 def _rebuild(store: Store, base: tuple[str, int], root: Root, record: BinaryIO) -> Rebuilt:
     name, count = base
     try:
-        with (
-            Root.at(rootfs(store, name)) as larger,
-            Root.at(store.at("trees", name, "displaced")) as aside,
-            open(store.at("trees", name, "record"), "rb") as larger_record,
-        ):
+        with _opened(store, name) as (larger, aside, larger_record):
             copy_layers(larger_record, count, record)
             return rebuild(larger, larger_record, aside, count, root)
     except (OciError, FileNotFoundError) as error:
         raise _BaseUnusable from error
+
+
+@contextmanager
+def _opened(store: Store, name: str) -> Iterator[tuple[Root, Root, BinaryIO]]:
+    """Open a tree's files, what its layers displaced, and its record."""
+    with (
+        Root.at(rootfs(store, name)) as files,
+        Root.at(store.at("trees", name, "displaced")) as aside,
+        open(store.at("trees", name, "record"), "rb") as record,
+    ):
+        yield files, aside, record
 
 
 _EMPTY = Digest("sha256:" + hashlib.sha256(b"").hexdigest())
