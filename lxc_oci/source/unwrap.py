@@ -6,8 +6,6 @@ Layers have a reader of their own, layer.inflate, which streams; this one is for
 
 import errno
 import os
-import tempfile
-import zlib
 from typing import IO, Any, Protocol
 
 from lxc_oci.errors import NoSpaceError, RefusedError, UnavailableError, UnsupportedError
@@ -37,6 +35,8 @@ def unwrap(fd: int, compression: str, temporary: str, what: str, limits: Limits)
 
     Raises RefusedError for damaged data and past the limits, NoSpaceError, UnsupportedError and UnavailableError.
     """
+    import tempfile  # only a compressed archive pays for it
+
     with open(fd, "rb", closefd=False) as file, tempfile.TemporaryFile(dir=temporary, buffering=0) as output:
         reader, damaged = _reader(file, compression, what, limits)
         total = 0
@@ -66,6 +66,8 @@ def _reader(
 ) -> tuple[_Reader, tuple[type[Exception], ...]]:
     """Return a reader of the decompressed bytes, and the exceptions by which it tells that they are damaged."""
     if compression == "gzip":
+        import zlib
+
         try:
             from isal import igzip, isal_zlib
         except ImportError:

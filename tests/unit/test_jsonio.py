@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxc_oci import jsonio
@@ -97,6 +97,7 @@ def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.recursive(_leaves, _grow, max_leaves=12))
 def test_duplicates_are_found_as_a_hook_finds_them(text: str) -> None:
     raw = text.encode()

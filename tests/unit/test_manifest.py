@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxc_oci.errors import RefusedError
@@ -242,6 +242,7 @@ _values = st.recursive(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(_members, _values, max_size=8), st.sampled_from(["", image.MANIFEST, image.INDEX]))
 def test_whatever_comes_is_typed_or_refused(document: dict[str, Any], media_type: str) -> None:
     document.setdefault("schemaVersion", 2)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxc_oci.errors import UsageError
@@ -204,6 +204,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 _words = st.text(st.sampled_from("ab1.-_/:@ ..A\n"), max_size=30)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(["docker://", "oci:", "oci-archive:", "docker-archive:", "dir:", ""]), _words)
 def test_what_parses_is_plain_and_parses_again(prefix: str, rest: str) -> None:
     try:
