@@ -55,6 +55,14 @@ def layer_kind(media_type: str) -> LayerKind | None:
     return None
 
 
+def size_may_be_less(media_type: str) -> bool:
+    """Tell whether a blob may be shorter than its descriptor says.
+
+    puzzlefs 0.2.0 writes the uncompressed size into the descriptors of compressed chunks; the digest is right.
+    """
+    return media_type.startswith("application/vnd.puzzlefs.image.filedata.") and media_type.endswith("+zstd")
+
+
 def tar_compression(media_type: str) -> str:
     """Return `gzip`, `zstd` or `` (plain) as the media type of a tar layer says."""
     match = _TAR.match(media_type)

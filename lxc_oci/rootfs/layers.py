@@ -99,14 +99,22 @@ class Layers:
         """Give the verified blobs of all layers as files: of the store, or, without one, temporary."""
         if self._store is None:
             raise UnsupportedError(f"{self._image.kind.value} images need the store", "leave out --no-cache")
-        yield {layer.digest: self._fetch(number, layer) for number, layer in enumerate(self._image.layers)}
+        if self._image.kind is LayerKind.PUZZLEFS:  # hundreds of chunks, and one bar
+            total = sum(layer.size for layer in self._image.layers)
+            task = self._progress.task(f"{len(self._image.layers)} blobs", total)
+            files = {layer.digest: self._fetch(number, layer, task) for number, layer in enumerate(self._image.layers)}
+            task.done()
+        else:
+            files = {}
+            for number, layer in enumerate(self._image.layers):
+                task = self._progress.task(f"layer {number + 1}", layer.size)
+                files[layer.digest] = self._fetch(number, layer, task)
+                task.done()
+        yield files
 
-    def _fetch(self, number: int, layer: Descriptor) -> str:
+    def _fetch(self, number: int, layer: Descriptor, task: Task) -> str:
         assert self._store is not None
-        task = self._progress.task(f"layer {number + 1}", layer.size)
-        path = blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance)
-        task.done()
-        return path
+        return blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance)
 
     def index(self) -> tuple[list[Index], str]:
         """Have an EROFS index of every tar layer; return them, or why there cannot be one of each."""

@@ -13,6 +13,7 @@ from lxc_oci.errors import RefusedError
 from lxc_oci.image import digest as digests
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
+from lxc_oci.image.mediatype import size_may_be_less
 from lxc_oci.limits import Limits
 
 
@@ -74,7 +75,7 @@ class Blob:
         if len(data) > self._left:
             raise RefusedError(f"{self._what} is longer than the {self._descriptor.size} bytes of its descriptor")
         if not data:
-            if self._left:
+            if self._left and not size_may_be_less(self._descriptor.media_type):
                 raise RefusedError(
                     f"{self._what} ends {self._left} bytes before the {self._descriptor.size} bytes of its descriptor",
                     "the copy is incomplete; pull it again",

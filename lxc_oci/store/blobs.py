@@ -15,6 +15,7 @@ from collections.abc import Callable
 from lxc_oci.errors import NoSpaceError, RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
+from lxc_oci.image.mediatype import size_may_be_less
 from lxc_oci.kernel import durable
 from lxc_oci.limits import Limits
 from lxc_oci.source.source import Blob, RawReader, Source
@@ -186,7 +187,7 @@ def keep(store: Store, descriptor: Descriptor) -> bool:
     except FileNotFoundError:
         return os.path.exists(blob_path(store, descriptor.digest))
     try:
-        if os.fstat(fd).st_size != descriptor.size:
+        if os.fstat(fd).st_size != descriptor.size and not size_may_be_less(descriptor.media_type):
             return False
         os.fsync(fd)
         os.rename(partial, blob_path(store, descriptor.digest))
