@@ -18,7 +18,7 @@ from lxc_oci.image.digest import Digest
 from lxc_oci.image.platform import Platform
 from lxc_oci.image.reference import Reference
 from lxc_oci.limits import Limits
-from lxc_oci.source import resolve
+from lxc_oci.source import policy, resolve
 from lxc_oci.source.open import SourceOptions, open_source
 from lxc_oci.source.source import Source
 from lxc_oci.store import images, resolutions
@@ -44,7 +44,9 @@ def acquired(
     limits: Limits,
     warn: Callable[[str], None],
 ) -> Iterator[Acquired]:
-    """Resolve `reference`; its source stays open for the time of the context."""
+    """Resolve `reference`, if the host's policy allows it; its source stays open for the time of the context."""
+    allowed = policy.load(os.environ)
+    policy.check(allowed, reference, None, options, limits, warn)
 
     def connect() -> Source:
         return open_source(reference, options, limits, warn)
@@ -56,8 +58,9 @@ def acquired(
         stored = image is not None
         if image is None:
             image = resolve.resolve(source, options.platform, limits, warn)
-            if store is not None:
-                remember(store, reference, options.platform, image)
+        policy.check(allowed, reference, image.digest, options, limits, warn)
+        if store is not None and not stored:
+            remember(store, reference, options.platform, image)
         yield Acquired(reference, image, source, stored)
     finally:
         source.close()
