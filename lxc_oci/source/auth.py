@@ -14,7 +14,6 @@ from typing import Any
 
 from lxc_oci import jsonio
 from lxc_oci.errors import AccessError, RefusedError, UsageError
-from lxc_oci.kernel import run
 from lxc_oci.limits import Limits
 from lxc_oci.source import hostfiles
 
@@ -145,6 +144,8 @@ class Keyring:
 
     def _ask(self, helper: str, server: str) -> Credentials | None:
         """Run docker-credential-HELPER (docker-credential-helpers' protocol)."""
+        from lxc_oci.kernel import run  # few hosts have helpers, and subprocess is slow to import
+
         if not _HELPER.match(helper):
             raise UsageError(f"{helper!r:.100} is not the name of a credential helper")
         program = f"docker-credential-{helper}"

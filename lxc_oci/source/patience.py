@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """When to try again: exponential back-off with jitter, Retry-After within reason, and an end."""
 
-import random
+import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from lxc_oci.errors import UnavailableError
 from lxc_oci.limits import Limits
@@ -39,7 +37,7 @@ class Patience:
             delay = max(delay, after)
         self._failures += 1
         # Jitter upwards only: never earlier than the server asked for.
-        self._sleep(delay * (1 + random.random() / 4))
+        self._sleep(delay * (1 + os.urandom(1)[0] / 1024))
 
 
 def retry_after(header: str, now: float | None = None) -> float | None:
@@ -50,6 +48,9 @@ def retry_after(header: str, now: float | None = None) -> float | None:
     text = header.strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])
+    from datetime import UTC
+    from email.utils import parsedate_to_datetime
+
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -64,6 +65,8 @@ def retry_after(header: str, now: float | None = None) -> float | None:
 
 def when(seconds: float) -> str:
     """Say a moment in the future for people: `at 14:05` or `on 2026-01-31 at 14:05`."""
+    from datetime import datetime
+
     try:
         moment = datetime.fromtimestamp(time.time() + seconds).astimezone()
     except (OverflowError, ValueError, OSError):

@@ -7,7 +7,6 @@ Version 1 is understood as far as pulling needs it.  Files are read as container
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 SYSTEM = "/etc/containers"
 _NAME = "registries.conf"
 _USES = ("", "all", "digest-only", "tag-only")
+_SETTING = re.compile(r"^\s*[^\s#]", re.MULTILINE)
 _SEPARATORS = (":", "/", "@")
 
 
@@ -146,7 +146,12 @@ def _drop_ins(directory: str) -> Iterator[str]:
 def _merge(found: Registries, path: str, *, required: bool, drop_in: bool) -> None:
     """Add the tables of one file; a later file replaces tables with the same prefix."""
     try:
-        document = tomllib.loads(hostfiles.read(path).decode("utf-8"))
+        text = hostfiles.read(path).decode("utf-8")
+        if not _SETTING.search(text):
+            return  # comments alone, as distributions install it
+        import tomllib
+
+        document = tomllib.loads(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         if required:
             raise UsageError(f"{path} does not exist") from error
