@@ -47,6 +47,23 @@ def test_the_media_type_is_the_documents_own(tmp_path: Path, docker: bool) -> No
     assert found.image.manifest.media_type == made.media_type
 
 
+@pytest.mark.parametrize("docker", [False, True])
+def test_plain_layers_that_are_called_gzip(tmp_path: Path, docker: bool) -> None:
+    wrong, right = (
+        image.layer(image.file(name), compression=compression, docker=docker, media_type=media_type)
+        for name, compression, media_type in (
+            ("a", "", image.DOCKER_TAR + ".gzip" if docker else image.TAR + "+gzip"),
+            ("b", "gzip", ""),
+        )
+    )
+    made = image.Image([wrong, right], {}, docker=docker, annotations={"a": "b"})
+    found = read(f"dir:{image.write_directory(tmp_path / 'dir', made)}", tmp_path).image
+    assert [layer.media_type for layer in found.layers] == [image.DOCKER_TAR if docker else image.TAR, right.media_type]
+    assert [layer.digest for layer in found.layers] == [image.digest(wrong.blob), image.digest(right.blob)]
+    assert found.manifest.annotations == {"a": "b"}
+    assert found.digest == image.digest(found.raw_manifest) != made.digest
+
+
 def test_what_is_missing_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(AccessError, match=r"the manifest of dir:.* is missing"):
         read(f"dir:{tmp_path}", tmp_path)
