@@ -197,7 +197,7 @@ class RegistryEndpoint:
         if any(asked.scheme == "basic" for asked in challenges):
             credentials = self._credentials()
             if credentials is not None and credentials.username and credentials.basic() != sent:
-                self._basic = credentials.basic()
+                self._basic, self._bearer = credentials.basic(), None
                 return True
         return False
 

@@ -93,7 +93,9 @@ class RegistrySource:
         if self._reference.digest is not None:
             return self._reference.digest
         response = self._first(
-            lambda endpoint: endpoint.request("HEAD", f"manifests/{self._selector}", {"Accept": _ACCEPT})
+            lambda endpoint: endpoint.request(
+                "HEAD", f"manifests/{self._selector}", {"Accept": _ACCEPT}, (200, 405, 501)
+            )
         )
         try:
             announced = response.header("Docker-Content-Digest")

@@ -47,7 +47,8 @@ class ResumedReader:
         self._ranges = True
         self._response: Response | None = None
         self._closed = False
-        self._open()
+        if offset == 0 or offset < self._size:
+            self._open()
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes; b"" at the end of what the registry has."""
@@ -56,6 +57,8 @@ class ResumedReader:
         while True:
             try:
                 if self._response is None:
+                    if 0 < self._size <= self._position:
+                        return b""  # all came before the cut, or in an earlier run
                     self._open()
                     assert self._response is not None
                 data = self._response.read(size)
@@ -101,8 +104,7 @@ class ResumedReader:
 
     def _request(self, endpoint: RegistryEndpoint) -> Response:
         headers = dict(self._headers)
-        # Nothing is missing: a range that begins at the end cannot be asked for (RFC 9110 section 14.1.2).
-        ranged = self._ranges and 0 < self._position < self._size
+        ranged = self._ranges and self._position > 0
         if ranged:
             headers["Range"] = f"bytes={self._position}-"
         response = endpoint.request("GET", self._path, headers, (200, 206, 416) if ranged else (200,))

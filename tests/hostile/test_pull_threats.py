@@ -19,14 +19,19 @@ from typing import Any
 
 import pytest
 
+from lxc_oci.acquire import acquired
 from lxc_oci.errors import AccessError, OciError, RefusedError, UnavailableError, UsageError
 from lxc_oci.image import digest as digests
 from lxc_oci.image import mediatype
 from lxc_oci.image import reference as references
+from lxc_oci.image.config import Image
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
-from lxc_oci.limits import Limits
+from lxc_oci.image.platform import parse as parse_platform
 from lxc_oci.source import source as sources
+from lxc_oci.source.open import SourceOptions
+from lxc_oci.store import blobs
+from lxc_oci.store.home import Store, open_store
 from tests.support import image as images
 from tests.support.faultregistry import Answer, FaultRegistry, FaultServer, Request, json_answer, serve_blob
 from tests.support.pull import QUICK, Sleeps, pull, source
@@ -510,7 +515,69 @@ def test_p16_digest_of_another_repository_is_not_found(registry: FaultRegistry) 
     assert all("/team/other/" not in request.target for request in registry.requests)
 
 
-# P17 – P19 are about the store: tests/unit/test_store_*.py.
+# --- the store between a registry and us (P18 is in tests/unit/test_store_home.py) ---------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def acquire(name: str, store: Store) -> Image:
+    """Resolve an image as a create does, the store before the registry."""
+    options = SourceOptions(temporary="/nonexistent", insecure=True, platform=parse_platform("linux/amd64"))
+    with acquired(references.parse(name), options, store, QUICK, lambda warning: None) as found:
+        return found.image
+
+
+def test_p14_image_is_kept_under_the_name_it_was_pulled_by(registry: FaultRegistry, store: Store) -> None:
+    """Another registry's image of the same name, tag, annotation and announced digest changes nothing."""
+    name = {"org.opencontainers.image.ref.name": f"{registry.host}/team/app:1"}
+    mine = images.Image([PAYLOAD], annotations=name)
+    other = images.Image([images.layer(images.file("other"))], annotations=name)
+    registry.add("team/app", "1", mine)
+    with FaultRegistry() as evil:
+        evil.add("team/app", "1", other)
+        headers = {"Content-Type": images.MANIFEST, "Docker-Content-Digest": mine.digest}
+        evil.faults.append(lambda request: Answer(200, headers, other.manifest) if request.method == "GET" else None)
+        evil.faults.insert(0, always("/blobs/", lambda request: evil_blob(request, other)))
+        for _ in range(2):
+            assert acquire(url(evil), store).digest == other.digest
+            assert acquire(url(registry), store).digest == mine.digest
+
+
+def evil_blob(request: Request, made: images.Image) -> Answer:
+    return serve_blob(request, made.blobs()[request.path.rpartition("/")[2]])
+
+
+def test_p17_blob_is_read_and_verified_through_one_descriptor(registry: FaultRegistry, store: Store) -> None:
+    """A file that is replaced after it was opened is not read, and one that was replaced before is refused."""
+    content = os.urandom(1 << 20)
+    descriptor = Descriptor("application/octet-stream", digests.sha256(content), len(content))
+    registry.blobs["team/app", str(descriptor.digest)] = content
+    caching = blobs.CachingSource(store, lambda: source(url(registry), insecure=True))
+    path = Path(blobs.fetch(store, caching, descriptor, "the layer", lambda count: None))
+    with sources.blob(caching, descriptor, "the layer") as reader:
+        read = reader.read(1000)
+        swapped = path.with_name("swapped")
+        swapped.write_bytes(bytes(len(content)))
+        swapped.rename(path)
+        assert read + b"".join(iter(lambda: reader.read(1 << 16), b"")) == content
+    with sources.blob(caching, descriptor, "the layer") as reader, pytest.raises(RefusedError, match="digest"):
+        while reader.read(1 << 16):
+            pass
+    caching.close()
+
+
+def test_p19_stored_image_opens_for_its_own_name_only(registry: FaultRegistry, store: Store) -> None:
+    """Who may not read an image in a registry does not get it from the store by naming its digest there."""
+    registry.add("team/private", "1", SMALL)
+    assert acquire(f"docker://{registry.host}/team/private:1", store).digest == SMALL.digest
+    registry.documents = {key: value for key, value in registry.documents.items() if key[0] == "team/private"}
+    with pytest.raises(AccessError):
+        acquire(f"docker://{registry.host}/team/app@{SMALL.digest}", store)
+    with FaultRegistry() as other, pytest.raises(AccessError):
+        acquire(f"docker://{other.host}/team/private@{SMALL.digest}", store)
 
 
 def test_p19_layer_of_another_repository_is_not_found(registry: FaultRegistry) -> None:
@@ -719,8 +786,9 @@ def test_f06_resume_across_runs(registry: FaultRegistry) -> None:
         reader = opened.open(descriptor, offset=1000)
         assert b"".join(iter(lambda: reader.read(1 << 16), b"")) == PAYLOAD.blob[1000:]
         reader.close()
+        asked = len(registry.requests)
         reader = opened.open(descriptor, offset=len(PAYLOAD.blob))
-        assert reader.read(1) == b""
+        assert reader.read(1) == b"" and len(registry.requests) == asked
         reader.close()
 
 
@@ -957,7 +1025,3 @@ def test_secrets_are_in_no_message(registry: FaultRegistry) -> None:
     text = caught.value.message + caught.value.hint + repr(caught.value)
     assert "DENIED" in text
     assert "the-token" not in text and "hunter2" not in text and "\x1b" not in text
-
-
-def test_limits_are_given_and_not_read_from_elsewhere() -> None:
-    assert Limits().redirects == 10 and Limits().retries == 5 and Limits().document_bytes == 4 << 20

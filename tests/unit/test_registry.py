@@ -103,6 +103,14 @@ def test_head_without_a_digest(registry: FaultRegistry, announced: str) -> None:
         assert opened.head() is None
 
 
+@pytest.mark.parametrize("status", [405, 501])
+def test_head_is_not_needed(registry: FaultRegistry, status: int) -> None:
+    registry.faults.append(lambda request: Answer(status) if request.method == "HEAD" else None)
+    with source(f"docker://{registry.host}/team/app:1", insecure=True) as opened:
+        assert opened.head() is None
+        assert opened.root(QUICK)[0].digest == SMALL.digest
+
+
 def test_opening_a_source_asks_nobody(registry: FaultRegistry) -> None:
     with source(f"docker://{registry.host}/team/app:1", insecure=True):
         pass
