@@ -6,6 +6,7 @@ Debian's tools give no stream, and what they extract loses attributes; so the ke
 in it: that is read from the image's own metadata here (Linux: Documentation/filesystems/erofs.rst).
 """
 
+import errno
 import os
 import stat
 import struct
@@ -131,9 +132,13 @@ class _Walk:
     def _xattrs(self, path: bytes, directory: int, name: bytes) -> tuple[tuple[bytes, bytes], ...]:
         # There is no call for attributes by descriptor and name; the name is one component and not followed.
         place = b"/proc/self/fd/%d/%s" % (directory, name)
-        found = {}
-        for attribute in os.listxattr(place, follow_symlinks=False):
-            found[os.fsencode(attribute)] = os.getxattr(place, attribute, follow_symlinks=False)
+        try:
+            names = os.listxattr(place, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:  # an image that has no attribute at all
+                raise
+            names = []
+        found = {os.fsencode(one): os.getxattr(place, one, follow_symlinks=False) for one in names}
         if path in self._opaque:
             found[OPAQUE] = b"y"
         return tuple(sorted(found.items()))
