@@ -5,6 +5,9 @@ import base64
 import json
 import os
 import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from lxc_oci.errors import AccessError, UsageError
 from lxc_oci.kernel import run
 from lxc_oci.limits import Limits
 from lxc_oci.source.auth import Credentials, Keyring
+from tests.support import need
 
 HOST = "registry.example"
 
@@ -284,3 +288,54 @@ def test_helper_is_a_name(host: Host, name: str) -> None:
     host.write("run/containers/auth.json", {"credHelpers": {HOST: name}})
     with pytest.raises(UsageError, match="name of a credential helper"):
         host.find()
+
+
+IN_NAMESPACE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x10000000) == 0, ctypes.get_errno()  # CLONE_NEWUSER
+print("ready", flush=True)
+sys.stdin.readline()
+os.setgroups([]); os.setresgid(0, 0, 0); os.setresuid(0, 0, 0)
+from lxc_oci.limits import Limits
+from lxc_oci.source import policy
+from lxc_oci.source.auth import Keyring
+found = Keyring(None, os.environ, Limits(), print).find("registry.example", "team/app")
+print(os.stat(os.environ["HOME"]).st_uid, found.username, policy.load(os.environ).path)
+"""
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that other users can pass: pytest's own are private."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
+@pytest.mark.root
+def test_users_files_are_found_in_a_user_namespace(public: Path) -> None:
+    """As lxc-create runs a template for a plain user: root inside, the user's own id mapped behind the range."""
+    need.root()
+    home = public / "home"
+    for path, document in (
+        (home / ".config/containers/auth.json", auths(**{HOST: "me"})),
+        (home / ".config/containers/policy.json", {"default": [{"type": "reject"}]}),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document))
+        path.chmod(0o600)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 1000, 1000)
+    home.chmod(0o700)
+    process = subprocess.Popen(
+        ["/usr/bin/python3", "-c", IN_NAMESPACE],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
+        env={"HOME": str(home), "XDG_RUNTIME_DIR": "/nonexistent", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    for name in ("uid_map", "gid_map"):
+        Path(f"/proc/{process.pid}/{name}").write_text("0 100000 65536\n65536 1000 1\n")
+    output, _ = process.communicate(b"go\n", timeout=60)
+    assert output.decode().split() == ["65536", "me", str(home / ".config/containers/policy.json")]
