@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import host as hosts
 from tests.support import image as images
+from tests.support import registry as registries
 
 
 @pytest.fixture
@@ -68,3 +69,10 @@ def busybox(layouts: Path) -> str:
     path = layouts / "busybox"
     images.write_layout(path, {"latest": made})
     return f"oci:{path}:latest"
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[registries.Registry]:
+    """A registry without TLS and logins, for all tests: use a repository of the test's own."""
+    with registries.serve(tmp_path_factory.mktemp("registry")) as made:
+        yield made

@@ -25,7 +25,9 @@ class Host:
         self.directory = directory
         self.user = user
         self.lxcpath = directory / "lxc"
-        self.store = directory / "store"
+        # A user's store lies where the user may write: below the home directory.
+        home = Path(pwd.getpwnam(user).pw_dir) if user else None
+        self.store = home / f"store-{directory.name}" if home else directory / "store"
         self.template, self.command = launch.doors(directory)
         self.configuration = directory / "default.conf"
         lines = ["lxc.net.0.type = empty"]
@@ -68,17 +70,12 @@ class Host:
 
     def _environment(self) -> dict[str, str]:
         home = pwd.getpwnam(self.user).pw_dir if self.user else "/root"
-        environment = {
+        return {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": home,
             "LC_ALL": "C.UTF-8",
             "LXC_OCI_PY_STORE": str(self.store),
         }
-        if self.user is None:
-            return environment
-        # A user's store lies where the user may write: below the home directory.
-        environment["LXC_OCI_PY_STORE"] = os.path.join(home, f"store-{self.directory.name}")
-        return environment
 
     def _become(self) -> list[str]:
         if self.user is None:
@@ -156,8 +153,7 @@ class Host:
         for container in sorted(self.lxcpath.iterdir(), reverse=True):
             if container.is_dir():
                 self.lxc("destroy", container.name, "-s", "-f", check=False)
-        store = self._environment()["LXC_OCI_PY_STORE"]
-        subprocess.run(["rm", "-rf", "--one-file-system", store, self.lxcpath], check=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", self.store, self.lxcpath], check=True)
         left = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.directory) in line]
         assert not left, left
 
