@@ -17,6 +17,7 @@ from lxc_oci.container import lxcconfig, provenance
 from lxc_oci.container.lxcconfig import Line
 from lxc_oci.container.overrides import Overrides
 from lxc_oci.image import reference as references
+from lxc_oci.kernel import durable
 from lxc_oci.kernel.root import remove_tree
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log
@@ -95,6 +96,9 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
             guest = guests.plan_guest(found.image.config, request.overrides, root, host, limits, log.warn)
             guests.write_guest(guest, root, host)
         _record(request, identity, found, prepared, store)
+        for name in (guests.GUEST_DIRECTORY, provenance.DIRECTORY):
+            if os.path.isdir(os.path.join(request.directory, name)):
+                durable.sync_files(os.path.join(request.directory, name))
         log.info(f"created {request.name} from {found.reference} ({found.image.digest})")
         return guest.text((*_hooks(), *prepared.lines))
 

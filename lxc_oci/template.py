@@ -156,7 +156,7 @@ def _append(directory: str, block: bytes, arguments: argparse.Namespace) -> None
         status = os.fstat(file.fileno())
     if text and not text.endswith(b"\n"):
         text += b"\n"
-    durable.write_file(path, text + block, status.st_mode & 0o7777)
+    durable.replace_file(path, text + block, status.st_mode & 0o7777)
     if arguments.mapped_uid is not None and arguments.mapped_gid is not None:
         os.chown(path, arguments.mapped_uid, arguments.mapped_gid)
     else:

@@ -37,10 +37,10 @@ def write(container: str, facts: Provenance, image: Image) -> None:
     """Write the facts and the image's documents, verbatim.  Raises OSError."""
     directory = os.path.join(container, DIRECTORY)
     os.makedirs(directory, 0o755, exist_ok=True)
-    durable.write_file(os.path.join(directory, "id"), f"{facts.identity}\n".encode())
-    durable.write_file(os.path.join(directory, "manifest.json"), image.raw_manifest)
-    durable.write_file(os.path.join(directory, "config.json"), image.raw_config)
-    durable.write_file(os.path.join(directory, "image.json"), jsonio.dump({"version": _VERSION, **asdict(facts)}))
+    durable.replace_file(os.path.join(directory, "id"), f"{facts.identity}\n".encode())
+    durable.replace_file(os.path.join(directory, "manifest.json"), image.raw_manifest)
+    durable.replace_file(os.path.join(directory, "config.json"), image.raw_config)
+    durable.replace_file(os.path.join(directory, "image.json"), jsonio.dump({"version": _VERSION, **asdict(facts)}))
 
 
 def read(container: str) -> Provenance | None:

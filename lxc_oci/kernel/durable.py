@@ -28,6 +28,15 @@ def write_file(path: str, content: bytes, mode: int = 0o644) -> None:
 
     The temporary name lies beside it and starts with a dot.  Raises OSError, the temporary name removed.
     """
+    replace_file(path, content, mode, flush=True)
+    sync_directory(os.path.dirname(path))
+
+
+def replace_file(path: str, content: bytes, mode: int = 0o644, *, flush: bool = False) -> None:
+    """Replace `path` by a file with `content`, atomically; durably only once sync_files has seen it.
+
+    Raises OSError, the temporary name removed.
+    """
     directory, base = os.path.split(path)
     temporary = os.path.join(directory, f".{base}.{os.getpid()}.tmp")
     try:
@@ -39,7 +48,8 @@ def write_file(path: str, content: bytes, mode: int = 0o644) -> None:
         try:
             write_all(fd, content)
             os.fchmod(fd, mode)
-            os.fsync(fd)
+            if flush:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, path)
@@ -49,6 +59,22 @@ def write_file(path: str, content: bytes, mode: int = 0o644) -> None:
         except FileNotFoundError:
             pass
         raise
+
+
+def sync_files(directory: str) -> None:
+    """Flush the regular files in `directory`, and their names.
+
+    One after the other at the end costs one commit of the journal, where each by itself would cost one each.
+    Raises OSError.
+    """
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
     sync_directory(directory)
 
 

@@ -7,6 +7,7 @@ Here the kinds of layers meet the store and the progress display; how each kind 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from lxc_oci.acquire import Acquired
 from lxc_oci.errors import RefusedError, UnsupportedError
@@ -15,18 +16,20 @@ from lxc_oci.image.manifest import Descriptor
 from lxc_oci.image.mediatype import LayerKind, tar_compression
 from lxc_oci.kernel import userns
 from lxc_oci.kernel.root import Root
-from lxc_oci.layer.displaced import Displaced
-from lxc_oci.layer.pipeline import TarLayer, apply_image
-from lxc_oci.layer.record import RecordWriter
-from lxc_oci.layer.unpack import Unpacker
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log
 from lxc_oci.progress import Progress, Task
 from lxc_oci.source.source import Blob, blob
-from lxc_oci.store import blobs, indexes, inventory
+from lxc_oci.store import blobs, inventory
 from lxc_oci.store.blobs import CachingSource
 from lxc_oci.store.home import Store
-from lxc_oci.store.indexes import Index
+
+if TYPE_CHECKING:  # a create that the store answers reads no layer and imports none of this
+    from lxc_oci.layer.displaced import Displaced
+    from lxc_oci.layer.pipeline import TarLayer
+    from lxc_oci.layer.record import RecordWriter
+    from lxc_oci.layer.unpack import Unpacker
+    from lxc_oci.store.indexes import Index
 
 
 class Layers:
@@ -51,13 +54,15 @@ class Layers:
         self._progress = progress
 
     def fill(
-        self, root: Root, first: int = 0, record: RecordWriter | None = None, displaced: Displaced | None = None
+        self, root: Root, first: int = 0, record: "RecordWriter | None" = None, displaced: "Displaced | None" = None
     ) -> None:
         """Apply the layers from number `first` on to what is in `root`.
 
         Raises RefusedError, NoSpaceError and OciError; blobs of the store that were found wrong are forgotten, so that
         the next try fetches them anew.
         """
+        from lxc_oci.layer.unpack import Unpacker
+
         kind = self._image.kind
         # Only in tar layers do names that begin with `.wh.` mean anything.
         overlay_whiteouts = kind is not LayerKind.TAR
@@ -116,8 +121,10 @@ class Layers:
         assert self._store is not None
         return blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance)
 
-    def index(self) -> tuple[list[Index], str]:
+    def index(self) -> tuple[list["Index"], str]:
         """Have an EROFS index of every tar layer; return them, or why there cannot be one of each."""
+        from lxc_oci.store import indexes
+
         assert self._store is not None
         made: list[Index] = []
         with self._tar_layers(0) as layers:
@@ -131,7 +138,9 @@ class Layers:
                 made.append(found)
         return made, ""
 
-    def _apply_tar(self, unpacker: Unpacker, first: int) -> None:
+    def _apply_tar(self, unpacker: "Unpacker", first: int) -> None:
+        from lxc_oci.layer.pipeline import apply_image
+
         with self._tar_layers(first) as layers:
             apply_image(
                 unpacker,
@@ -142,12 +151,14 @@ class Layers:
             )
 
     @contextmanager
-    def _tar_layers(self, first: int) -> Iterator[list[tuple[TarLayer, Callable[[], Task]]]]:
+    def _tar_layers(self, first: int) -> Iterator[list[tuple["TarLayer", Callable[[], Task]]]]:
         """Give the tar layers, each with its task in the display, which begins when the layer is opened."""
         with ExitStack() as open_blobs:
             yield [self._tar_layer(number, open_blobs) for number in range(first, len(self._image.layers))]
 
-    def _tar_layer(self, number: int, open_blobs: ExitStack) -> tuple[TarLayer, Callable[[], Task]]:
+    def _tar_layer(self, number: int, open_blobs: ExitStack) -> tuple["TarLayer", Callable[[], Task]]:
+        from lxc_oci.layer.pipeline import TarLayer
+
         layer = self._image.layers[number]
         tasks: list[Task] = []
 
@@ -164,7 +175,7 @@ class Layers:
         diff_id = self._image.config.diff_ids[number]
         return TarLayer(opened, compression, diff_id, lambda count: task().advance(count)), task
 
-    def _apply_file_systems(self, unpacker: Unpacker, first: int, kind: LayerKind) -> None:
+    def _apply_file_systems(self, unpacker: "Unpacker", first: int, kind: LayerKind) -> None:
         """Apply squashfs layers from the stream of their own tool, EROFS layers from a mount of each."""
         from lxc_oci.layer import erofs, squashfs
         from lxc_oci.store import mountplan
@@ -180,7 +191,7 @@ class Layers:
                 with self._store.stage() as stage, mountplan.image_mounted(stage.path, lower, self._limits) as mounted:
                     erofs.apply_layer(unpacker, mounted, path, what, self._limits)
 
-    def _apply_puzzlefs(self, unpacker: Unpacker) -> None:
+    def _apply_puzzlefs(self, unpacker: "Unpacker") -> None:
         from lxc_oci.layer import puzzlefs
 
         with self.files() as files:

@@ -33,7 +33,7 @@ def remember(
 ) -> None:
     """Write the reference of the container `identity`.  Raises OSError."""
     facts = {"lxcpath": lxcpath, "name": name, "image": image, "uses": list(uses), "created": created}
-    durable.write_file(store.at("containers", identity), jsonio.dump(facts), 0o600)
+    durable.replace_file(store.at("containers", identity), jsonio.dump(facts), 0o600)
 
 
 def forget(store: Store, identity: str) -> None:

@@ -85,10 +85,10 @@ def write_layout(container: str, helper: HelperCall, image: Image, blobs: Mappin
     for digest, path in blobs.items():
         _link(path, _blob(layout, digest))
     for digest, content in documents.items():
-        durable.write_file(_blob(layout, digest), content)
+        durable.replace_file(_blob(layout, digest), content)
     root = Descriptor(image.manifest.media_type, image.digest, len(image.raw_manifest))
-    durable.write_file(os.path.join(layout, "index.json"), jsonio.dump(_index(root, helper.name)))
-    durable.write_file(os.path.join(layout, "oci-layout"), jsonio.dump({"imageLayoutVersion": "1.0.0"}))
+    durable.replace_file(os.path.join(layout, "index.json"), jsonio.dump(_index(root, helper.name)))
+    durable.replace_file(os.path.join(layout, "oci-layout"), jsonio.dump({"imageLayoutVersion": "1.0.0"}))
 
 
 def _index(root: Descriptor, name: str) -> dict[str, object]:

@@ -94,9 +94,9 @@ def save(
             with store.stage() as stage:
                 staged = os.path.join(stage.path, "image")
                 os.mkdir(staged, 0o700)
-                durable.write_file(os.path.join(staged, "manifest.json"), raw_manifest)
-                durable.write_file(os.path.join(staged, "config.json"), raw_config)
-                durable.write_file(os.path.join(staged, "facts.json"), jsonio.dump(facts))
+                durable.replace_file(os.path.join(staged, "manifest.json"), raw_manifest)
+                durable.replace_file(os.path.join(staged, "config.json"), raw_config)
+                durable.replace_file(os.path.join(staged, "facts.json"), jsonio.dump(facts))
                 store.publish(staged, path)
         else:
             durable.write_file(os.path.join(path, "facts.json"), jsonio.dump(facts))

@@ -194,7 +194,7 @@ def write(container: str, plan: Plan) -> None:
         if plan.helper is None or name != plan.helper.layout:
             os.makedirs(os.path.join(container, name), 0o755, exist_ok=True)
     # Read by the hook as the container's root, and by no other user; nothing in it is secret.
-    durable.write_file(os.path.join(container, NAME), render(plan), 0o644)
+    durable.replace_file(os.path.join(container, NAME), render(plan), 0o644)
 
 
 @contextmanager

@@ -10,18 +10,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from lxc_oci import jsonio
 from lxc_oci.errors import OciError, RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.kernel.root import Root, remove_tree
-from lxc_oci.layer.displaced import Displaced
-from lxc_oci.layer.rebuild import Rebuilt, rebuild
-from lxc_oci.layer.record import RecordWriter, copy_layers
 from lxc_oci.store import prefixes
 from lxc_oci.store.home import Store
 from lxc_oci.store.prune import touch
+
+if TYPE_CHECKING:  # what makes trees is imported when one is made
+    from lxc_oci.layer.displaced import Displaced
+    from lxc_oci.layer.rebuild import Rebuilt
+    from lxc_oci.layer.record import RecordWriter
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def facts(store: Store, name: str) -> TreeFacts | None:
 
 
 # What the caller does: apply the layers from this number on to the root, write the record, keep what they displace.
-Fill = Callable[[Root, int, RecordWriter, Displaced], None]
+Fill = Callable[[Root, int, "RecordWriter", "Displaced"], None]
 
 
 def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
@@ -106,6 +108,8 @@ def copy(store: Store, layers: Sequence[Digest], root: Root) -> int:
     base = prefixes.find(store, [_mapped(store, item) for item in chain_ids(layers)])
     if base is None:
         return 0
+    from lxc_oci.layer.rebuild import rebuild
+
     try:
         with _opened(store, base[0]) as (larger, aside, record):
             rebuild(larger, record, aside, base[1], root, link=False)
@@ -131,6 +135,10 @@ class _BaseUnusable(Exception):
 
 def _apply(store: Store, base: tuple[str, int] | None, layers: Sequence[Digest], fill: Fill, path: str) -> None:
     """Make and publish the tree `path`, the first layers from the store where `base` has them."""
+    from lxc_oci.layer.displaced import Displaced
+    from lxc_oci.layer.rebuild import Rebuilt
+    from lxc_oci.layer.record import RecordWriter
+
     with store.stage() as stage, ExitStack() as stack:
         staged = os.path.join(stage.path, "tree")
         for name, mode in ((staged, 0o700), (f"{staged}/rootfs", 0o755), (f"{staged}/displaced", 0o700)):
@@ -146,7 +154,10 @@ def _apply(store: Store, base: tuple[str, int] | None, layers: Sequence[Digest],
         store.publish(staged, path)
 
 
-def _rebuild(store: Store, base: tuple[str, int], root: Root, record: BinaryIO) -> Rebuilt:
+def _rebuild(store: Store, base: tuple[str, int], root: Root, record: BinaryIO) -> "Rebuilt":
+    from lxc_oci.layer.rebuild import rebuild
+    from lxc_oci.layer.record import copy_layers
+
     name, count = base
     try:
         with _opened(store, name) as (larger, aside, larger_record):
