@@ -6,7 +6,6 @@ as nobody, under limits of memory and time; it never sees the rootfs.
 """
 
 import os
-import stat
 from collections.abc import Callable
 
 from lxc_oci.errors import RefusedError
@@ -35,9 +34,11 @@ def apply_layer(
     program = run.require("sqfs2tar", "squashfs-tools-ng")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        status = os.fstat(fd)
-        # It opens the file anew through /proc, as the user that it is.
-        user = _NOBODY if os.geteuid() == 0 and status.st_mode & stat.S_IROTH and userns.current().initial else None
+        user = None
+        if os.geteuid() == 0 and userns.current().initial:
+            # It opens the file anew through /proc, as the user that it is.  Others cannot enter the store.
+            user = _NOBODY
+            os.fchmod(fd, 0o444)
         argv = [program, "--root-becomes", ".", f"/proc/self/fd/{fd}"]
         with run.Stream(
             argv, timeout=limits.helper_timeout, pass_fds=(fd,), memory=limits.helper_memory_bytes, user=user
