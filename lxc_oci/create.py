@@ -6,7 +6,6 @@ module that it names.
 """
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
             request.storage, found.image.kind, facts, helper=request.mount_helper, kernel_mount=request.kernel_mount
         )
         log.detail(f"storage: {choice.form.value}: {choice.reason}")
-        identity = secrets.token_hex(16)
+        identity = os.urandom(16).hex()
         prepared = prepare(
             choice.form,
             container=request.directory,

@@ -5,7 +5,6 @@ The work calls `Task.advance`; this module decides when that is worth writing.
 """
 
 import os
-import shutil
 import threading
 import time
 from types import TracebackType
@@ -116,8 +115,8 @@ class Progress:
 
     def _draw(self) -> None:
         self._last = time.monotonic()
-        columns = shutil.get_terminal_size().columns
-        rows = shutil.get_terminal_size().lines - 2
+        columns, lines_there = self._terminal_size()
+        rows = lines_there - 2
         shown = self._tasks[-rows:] if rows > 0 else self._tasks
         lines = [self._bar(task)[: columns - 1] for task in shown]
         if len(self._tasks) > 1:
@@ -126,6 +125,13 @@ class Progress:
         text += "".join(f"\x1b[2K{line}\n" for line in lines)
         self._drawn = len(lines)
         self._write(text)
+
+    def _terminal_size(self) -> tuple[int, int]:
+        try:
+            columns, lines = os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):
+            return 80, 24
+        return columns or 80, lines or 24
 
     def _bar(self, task: Task) -> str:
         share = min(task.current / task.total, 1.0) if task.total else 0.0

@@ -8,7 +8,6 @@ complete and verified; everything else lies in `staging` or `partial` and goes w
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -98,7 +97,7 @@ class Store:
                 if not os.path.exists(os.path.join(final, DAMAGED)):
                     return False
                 syscalls.renameat2(fd, name, syscalls.AT_FDCWD, target, syscalls.RENAME_EXCHANGE)
-                os.rename(staged, final + REPLACED + secrets.token_hex(8))
+                os.rename(staged, final + REPLACED + os.urandom(8).hex())
         durable.sync_directory(os.path.dirname(final))
         return True
 
@@ -151,7 +150,7 @@ class Stage:
 
     def __enter__(self) -> Self:
         while True:
-            name = secrets.token_hex(8)
+            name = os.urandom(8).hex()
             path = os.path.join(self._parent, name)
             os.mkdir(path, 0o700)
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
