@@ -117,7 +117,15 @@ def command_parser() -> Parser:
     verify = verbs.add_parser("verify", help="read everything in the store and compare it with its digests")
     verify.add_argument("--json", action="store_true", help="print JSON")
 
-    for verb in (inspect, pull, listing, prune, verify):
+    mount = verbs.add_parser("mount", help="mount an image of an OCI layout by the mount-helper contract")
+    mount.add_argument("--persist", metavar="UPPER", help="make it writable; the writes go to this directory")
+    mount.add_argument("--kernel", action="store_true", help="accepted for oci-py-mount")
+    mount.add_argument("--no-kernel-mount", action="store_true", help="accepted for oci-py-mount")
+    mount.add_argument("--require-verity", action="store_true", help="accepted for oci-py-mount")
+    mount.add_argument("image", metavar="OCI_DIR:NAME")
+    mount.add_argument("mountpoint", metavar="MOUNTPOINT")
+
+    for verb in (inspect, pull, listing, prune, verify, mount):
         _add_common_options(verb)
     return parser
 

@@ -177,12 +177,15 @@ class Layers:
 
     def _apply_file_systems(self, unpacker: "Unpacker", first: int, kind: LayerKind) -> None:
         """Apply squashfs layers from the stream of their own tool, EROFS layers from a mount of each."""
-        from lxc_oci.layer import erofs, squashfs
+        from lxc_oci.layer import erofs, squashfs, verity
         from lxc_oci.store import mountplan
 
         with self.files() as files:
             for number, layer in list(enumerate(self._image.layers))[first:]:
                 what, path = f"layer {number + 1}", files[layer.digest]
+                data = verity.of(layer, path, kind, what)
+                if data is not None:
+                    verity.check(path, data, what)
                 if kind is LayerKind.SQUASHFS:
                     squashfs.apply_layer(unpacker, path, what, self._limits, self._log.warn)
                     continue

@@ -39,6 +39,15 @@ def copy_root_attributes(lower: str, upper: str) -> None:
 @contextmanager
 def mounted(lower: str, upper: str, work: str, target: str) -> Iterator[None]:
     """Mount the overlay at `target` for the time of the context.  Raises UnsupportedError when the kernel refuses."""
+    mount(lower, upper, work, target)
+    try:
+        yield
+    finally:
+        syscalls.umount2(os.fsencode(target))
+
+
+def mount(lower: str, upper: str, work: str, target: str) -> None:
+    """Mount the overlay at `target`.  Raises UnsupportedError when the kernel refuses."""
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     if not userns.current().initial:
         options += ",userxattr"
@@ -48,7 +57,3 @@ def mounted(lower: str, upper: str, work: str, target: str) -> Iterator[None]:
         raise UnsupportedError(
             f"overlayfs cannot be mounted over {upper}: {error.strerror}", "use --storage flat, or another lxcpath"
         ) from error
-    try:
-        yield
-    finally:
-        syscalls.umount2(os.fsencode(target))

@@ -7,7 +7,7 @@ What only one form needs is imported when that form is made: a warm create takes
 from typing import TYPE_CHECKING
 
 from lxc_oci.acquire import Acquired
-from lxc_oci.errors import UnsupportedError
+from lxc_oci.errors import RefusedError, UnsupportedError
 from lxc_oci.kernel import userns
 from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
@@ -42,6 +42,8 @@ def prepare(
 ) -> Prepared:
     """Make the rootfs of a container in the chosen form.  Raises OciError and OSError."""
     layers = Layers(found, store, limits, log, progress, kernel_mount=kernel_mount)
+    if require_verity:
+        _check_verity(found)
     if form is Form.FLAT:
         return flat.prepare(rootfs, lambda root: _fill_flat(root, found, store, layers))
     if store is None:
@@ -74,6 +76,18 @@ def prepare(
                 userxattr=userxattr,
             )
         return mounted.prepare(form, container, identity, plan, uses, limits)
+
+
+def _check_verity(found: Acquired) -> None:
+    """Refuse an image that has a layer without a dm-verity root hash; tar and PuzzleFS layers have none."""
+    from lxc_oci.layer import verity
+
+    for number, layer in enumerate(found.image.layers):
+        what = f"layer {number + 1}"
+        if verity.root_hash(layer, what) is None:
+            raise RefusedError(
+                f"{what} has no verity root hash", "leave out --require-verity, or ask the image's author for one"
+            )
 
 
 def _fill_flat(root: Root, found: Acquired, store: Store | None, layers: Layers) -> None:
