@@ -163,6 +163,8 @@ class Objects:
                 piece = memoryview(piece)[len(part) :]
                 length -= len(part)
                 position += len(part)
+        if piece or next(pieces, b""):
+            raise RefusedError("a sparse file in a layer has not as much data as it says")
         os.ftruncate(fd, size)
         return hasher.digest() if hasher is not None else b""
 

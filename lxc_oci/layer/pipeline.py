@@ -90,6 +90,10 @@ def _apply(unpacker: Unpacker, stream: Reader, limits: Limits, warn: Warn) -> No
     unpacker.end_layer()
 
 
+class _Abandoned(Exception):
+    """Nobody wants the rest of a stream; ends the thread that works on it."""
+
+
 class _Pipe:
     """Pieces of bytes from one thread to another, in order; the writer waits while more than `capacity` are in it."""
 
@@ -120,11 +124,13 @@ class _Pipe:
             self._changed.notify_all()
 
     def get(self) -> bytes:
-        """Return the next piece, empty at the end.  Raises the writer's error."""
+        """Return the next piece, empty at the end.  Raises the writer's error, _Abandoned after `close`."""
         with self._changed:
             while not self._pieces:
                 if self._error is not None:
                     raise self._error
+                if self._closed:
+                    raise _Abandoned
                 self._changed.wait()
             piece = self._pieces.popleft()
             self._size -= len(piece)
@@ -132,7 +138,7 @@ class _Pipe:
             return piece
 
     def close(self) -> None:
-        """Let the writer go; nothing more is read."""
+        """Let writer and reader go; nothing more is wanted."""
         with self._changed:
             self._closed = True
             self._pieces.clear()
