@@ -25,7 +25,7 @@ from lxc_oci.source.url import Url
 
 _HUB_HOST = "registry-1.docker.io"
 _REDIRECTS = (301, 302, 303, 307, 308)
-_DRAIN = 64 * 1024
+_ERROR_BYTES = 64 * 1024
 _SHOWN = 300  # characters of a server's own words
 _LOGIN_HINT = "log in with `podman login {0}` or `skopeo login {0}`, or give --authfile FILE"
 
@@ -89,7 +89,7 @@ class RegistryEndpoint:
                 # Once for each request: a registry that never is content must not keep us busy.
                 refreshed = True
                 challenges = challenge.parse(response.headers("WWW-Authenticate"))
-                response.drain(_DRAIN)
+                response.drain()
                 if self._answer(challenges, authorization):
                     continue
                 raise self._unauthorized(authorization is not None)
@@ -116,7 +116,7 @@ class RegistryEndpoint:
             for scheme in ("https", "http"):
                 url = Url(scheme, self._host, self._port or (443 if scheme == "https" else 80), "/v2/")
                 try:
-                    self._exchange("GET", url, {name: headers[name] for name in ("User-Agent",)}).drain(_DRAIN)
+                    self._exchange("GET", url, {name: headers[name] for name in ("User-Agent",)}).drain()
                 except ConnectionFailed:
                     if scheme == "http":
                         raise
@@ -159,7 +159,7 @@ class RegistryEndpoint:
             except BaseException:
                 response.close()
                 raise
-            response.drain(_DRAIN)
+            response.drain()
             if target.origin != url.origin:
                 headers.pop("Authorization", None)
             url = target
@@ -214,9 +214,9 @@ class RegistryEndpoint:
         """Return what an answer with an unexpected status means, and when the server wants to be asked again."""
         host, status = response.url.authority, response.status
         ours = response.url.origin == self.url("").origin
+        code, words = self._words(response)
         after = patience.retry_after(response.header("Retry-After"))
         remaining = response.header("RateLimit-Remaining").partition(";")[0]
-        code, words = self._words(response)
         said = f": {words}" if words else ""
         if status in (429, 503) and (status == 429 or code == "TOOMANYREQUESTS" or after is not None):
             hint = f"try again {patience.when(after)}" if after is not None else "try again later"
@@ -246,7 +246,7 @@ class RegistryEndpoint:
         """Return the code and the words of an error answer (distribution-spec, "Error Codes"), safe to show."""
         parts = []
         try:
-            left = min(self._limits.token_bytes, _DRAIN)
+            left = min(self._limits.token_bytes, _ERROR_BYTES)
             while left > 0 and (data := response.read(left)):
                 parts.append(data)
                 left -= len(data)

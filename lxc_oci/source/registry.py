@@ -100,7 +100,7 @@ class RegistrySource:
         try:
             announced = response.header("Docker-Content-Digest")
         finally:
-            response.drain(0)
+            response.drain()
         try:
             return Digest(announced)
         except RefusedError:

@@ -80,8 +80,9 @@ class Response:
         self._transport.give_back(self._key, self._connection, keep)
         return b""
 
-    def drain(self, limit: int) -> None:
-        """Read and drop a small body so that the connection can be kept; give up after `limit` bytes."""
+    def drain(self) -> None:
+        """Read and drop a small body so that the connection can be kept; end the connection of a larger one."""
+        limit = BUFFER
         try:
             while limit > 0 and (data := self.read(min(limit, BUFFER))):
                 limit -= len(data)

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -304,6 +305,26 @@ def test_p09_redirect_to_another_host_carries_no_credentials(
         assert [request.authorization for request in other.requests] == [""]
         assert [request.authorization for request in secure.seen("/back")] == [""]
         assert not any("cookie" in request.headers for request in other.requests)
+
+
+def test_p09_client_certificate_stays_with_its_host(authority: Authority, home: Path) -> None:
+    contexts = [authority.server_context(f"asks-{number}") for number in range(2)]
+    for context in contexts:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_verify_locations(authority.certificate)
+    with FaultRegistry(contexts[0]) as registry, FaultRegistry(contexts[1]) as other:
+        registry.add("team/app", "1", SMALL)
+        trust(authority, home, registry)
+        certificate, key = authority.issue("client")
+        directory = home / ".config/containers/certs.d" / registry.host
+        (directory / "me.cert").write_bytes(certificate.read_bytes())
+        (directory / "me.key").write_bytes(key.read_bytes())
+        other.faults.append(always("/there", lambda request: serve_blob(request, PAYLOAD.blob)))
+        location = {"Location": f"{other.url}/there"}
+        registry.faults.append(always(images.digest(PAYLOAD.blob), lambda request: Answer(302, location)))
+        assert pull(url(registry)).layers == [PAYLOAD.blob]
+        assert {request.certificate for request in registry.requests} == {True}
+        assert [request.certificate for request in other.requests] == [False]
 
 
 def test_p09_other_port_is_another_host(secure: FaultRegistry, authority: Authority, home: Path) -> None:

@@ -37,6 +37,7 @@ class Request:
     count: int  # of requests for this target so far, this one included
     total: int  # of all requests so far, this one included
     connection: int  # which connection it came by
+    certificate: bool = False  # whether the client has shown a certificate
 
     @property
     def path(self) -> str:
@@ -166,6 +167,7 @@ class FaultServer:
         with self._lock:
             count = 1 + sum(1 for item in self.requests if item.target == target)
             request = Request(method, target, headers, body, count, len(self.requests) + 1, number)
+            request.certificate = isinstance(sock, ssl.SSLSocket) and bool(sock.getpeercert())
             self.requests.append(request)
         return self._send(sock, request, self.answer(request))
 

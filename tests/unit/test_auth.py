@@ -293,7 +293,8 @@ def test_helper_is_a_name(host: Host, name: str) -> None:
 IN_NAMESPACE = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
-assert libc.unshare(0x10000000) == 0, ctypes.get_errno()  # CLONE_NEWUSER
+if libc.unshare(0x10000000) != 0:  # CLONE_NEWUSER
+    sys.exit(os.strerror(ctypes.get_errno()))
 print("ready", flush=True)
 sys.stdin.readline()
 os.setgroups([]); os.setresgid(0, 0, 0); os.setresuid(0, 0, 0)
@@ -334,7 +335,9 @@ def test_users_files_are_found_in_a_user_namespace(public: Path) -> None:
         env={"HOME": str(home), "XDG_RUNTIME_DIR": "/nonexistent", "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
+    if process.stdout.readline() != b"ready\n":
+        process.communicate(b"", timeout=60)
+        need.missing("user namespaces cannot be made here")
     for name in ("uid_map", "gid_map"):
         Path(f"/proc/{process.pid}/{name}").write_text("0 100000 65536\n65536 1000 1\n")
     output, _ = process.communicate(b"go\n", timeout=60)

@@ -86,6 +86,7 @@ def test_head_names_the_tag(real: Registry, authority: Authority, home: Path) ->
         announced = opened.head()
         assert real.requests("GET") == before
         root, _ = opened.root(QUICK)
+        assert len(opened._transport._all) == 1  # one connection for both
         assert announced == root.digest
 
 
@@ -208,6 +209,39 @@ def test_identity_token_is_exchanged(registry: FaultRegistry, home: Path) -> Non
     assert asked.method == "POST" and "refresh" not in asked.target and asked.authorization == ""
     assert b"refresh_token=refresh%26me" in asked.body and b"grant_type=refresh_token" in asked.body
     assert b"scope=repository%3Ateam%2Fapp%3Apull" in asked.body
+
+
+def test_token_server_that_refuses(registry: FaultRegistry) -> None:
+    registry.bearer, registry.login = True, {"me": "secret"}
+    with pytest.raises(AccessError, match="user 'me'") as caught:
+        pull(f"docker://{registry.host}/team/app:1", insecure=True, username="me", password="wrong")
+    assert "log in" in caught.value.hint
+    with pytest.raises(AccessError, match="without a login"):
+        pull(f"docker://{registry.host}/team/app:1", insecure=True)
+    registry.faults.append(lambda request: Answer(418) if request.path == "/token" else None)
+    with pytest.raises(UnavailableError, match="418"):
+        pull(f"docker://{registry.host}/team/app:1", insecure=True)
+
+
+def test_token_server_that_is_busy(registry: FaultRegistry) -> None:
+    registry.bearer = True
+    registry.faults.append(
+        lambda request: Answer(503, {"Retry-After": "1"}) if request.path == "/token" and request.count == 1 else None
+    )
+    assert pull(f"docker://{registry.host}/team/app:1", insecure=True).image.digest == SMALL.digest
+
+
+def test_login_that_changes_its_kind(registry: FaultRegistry) -> None:
+    """First tokens, then Basic: a registry behind two front ends."""
+    registry.bearer, registry.login = True, {"me": "secret"}
+
+    def basic(request: Request) -> Answer | None:
+        registry.bearer = registry.bearer and "/blobs/" not in request.target
+        return None
+
+    registry.faults.append(basic)
+    pulled = pull(f"docker://{registry.host}/team/app:1", insecure=True, username="me", password="secret")
+    assert pulled.image.digest == SMALL.digest
 
 
 def test_rate_limit_is_explained(registry: FaultRegistry) -> None:
