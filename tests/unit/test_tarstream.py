@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -174,7 +175,8 @@ def sparse_forms() -> dict[str, bytes]:
     version = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")]
     named = [(b"GNU.sparse.name", b"sparse"), (b"GNU.sparse.realsize", b"%d" % LOGICAL)]
     text = b"2\n" + b"".join(b"%d\n" % number for number in pairs)
-    old = image.raw_header(b"sparse", typeflag=b"S", size=len(DATA), magic=GNU_MAGIC)
+    mine = {"uid": octal(os.getuid(), 8), "gid": octal(os.getgid(), 8)}
+    old = image.raw_header(b"sparse", typeflag=b"S", size=len(DATA), magic=GNU_MAGIC, **mine)
     fields = b"".join(octal(number, 12) for number in pairs) + bytes(48)
     return {
         "0.0": entry(b"sparse", data=DATA, pax=common + repeated),

@@ -41,7 +41,7 @@ def test_files_have_content_mode_time_and_attributes(tmp_path: Path) -> None:
     made = archive(
         file(b"etc/motd", b"hello\n", mode=0o640, mtime=5),
         file(b"big", big, pax={b"mtime": b"7.000000009"}),
-        file(b"empty", mode=0),
+        file(b"empty", mode=0o400),
         file(b"su", b"x", mode=0o6755),
         file(b"attributes", b"x", xattrs={b"user.a": b"b"}),
         fifo(b"fifo", mode=0o622, mtime=8),
@@ -53,7 +53,7 @@ def test_files_have_content_mode_time_and_attributes(tmp_path: Path) -> None:
     assert (path / "big").read_bytes() == big
     status = {name: os.lstat(path / name) for name in os.listdir(path)} | {"motd": os.lstat(path / "etc/motd")}
     assert {name: stat.S_IMODE(of.st_mode) for name, of in status.items()} == {
-        "etc": 0o755, "motd": 0o640, "big": 0o644, "empty": 0, "su": 0o6755, "attributes": 0o644, "fifo": 0o622,
+        "etc": 0o755, "motd": 0o640, "big": 0o644, "empty": 0o400, "su": 0o6755, "attributes": 0o644, "fifo": 0o622,
         "link": 0o777,
     }  # fmt: skip
     assert status["motd"].st_mtime == 5
