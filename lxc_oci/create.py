@@ -95,6 +95,7 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
             guest = guests.plan_guest(found.image.config, request.overrides, root, host, limits, log.warn)
             guests.write_guest(guest, root, host)
         _record(request, identity, found, prepared, store)
+        provenance.write_options(request.directory, request.overrides)
         for name in (guests.GUEST_DIRECTORY, provenance.DIRECTORY):
             if os.path.isdir(os.path.join(request.directory, name)):
                 durable.sync_files(os.path.join(request.directory, name))

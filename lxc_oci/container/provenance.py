@@ -4,11 +4,13 @@
 LXC copies none of it; hooks/oci-py-clone does.  Nothing here decides anything at a start.
 """
 
+import json
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lxc_oci import jsonio
+from lxc_oci.container.overrides import Overrides, TmpfsOption, VolumeOption
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.config import Image
 from lxc_oci.image.digest import Digest
@@ -41,6 +43,36 @@ def write(container: str, facts: Provenance, image: Image) -> None:
     durable.replace_file(os.path.join(directory, "manifest.json"), image.raw_manifest)
     durable.replace_file(os.path.join(directory, "config.json"), image.raw_config)
     durable.replace_file(os.path.join(directory, "image.json"), jsonio.dump({"version": _VERSION, **asdict(facts)}))
+
+
+def write_options(container: str, overrides: Overrides) -> None:
+    """Keep the user's options apart from the image's words, for updates.  Raises OSError.
+
+    Readable by the container's root alone: variables may be secrets.  By the json module, which unlike orjson
+    carries the bytes of an argument that is not UTF-8.
+    """
+    path = os.path.join(container, DIRECTORY, "options.json")
+    durable.replace_file(path, json.dumps(asdict(overrides)).encode("ascii"), 0o600)
+
+
+def read_options(container: str) -> Overrides:
+    """Return the user's options of the create.  Raises RefusedError, and OSError when they are missing."""
+    with open(os.path.join(container, DIRECTORY, "options.json"), "rb") as file:
+        raw = file.read()
+    try:
+        found = json.loads(raw)
+        members: dict[str, Any] = {
+            **found,
+            "entrypoint": None if found["entrypoint"] is None else tuple(found["entrypoint"]),
+            "cmd": None if found["cmd"] is None else tuple(found["cmd"]),
+            "env": tuple((name, value) for name, value in found["env"]),
+            "volumes": tuple(VolumeOption(**item) for item in found["volumes"]),
+            "tmpfs": tuple(TmpfsOption(**item) for item in found["tmpfs"]),
+            **{name: tuple(found[name]) for name in ("address", "gateway", "dns")},
+        }
+        return Overrides(**members)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RefusedError(f"{container}/oci-py/options.json is damaged") from error
 
 
 def read(container: str) -> Provenance | None:
