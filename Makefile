@@ -88,7 +88,7 @@ vm-shell: vm-packages deb
 
 RUFF = $(CACHE)/ruff/bin/ruff
 SHELL_PROGRAMS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r .ci debian packaging tests hooks benchmarks 2>/dev/null)
-PYTHON_SOURCES = lxc_oci packaging tests bin templates $(wildcard hooks/* benchmarks)
+PYTHON_SOURCES = lxc_oci packaging tests bin templates $(shell grep -lE '^\#!/usr/bin/python3' hooks/*) $(wildcard benchmarks)
 PAGES = $(wildcard man/*.[1-8])
 
 # The version in PATH when it is the pinned one, else a venv: two versions format differently.
