@@ -18,6 +18,7 @@ from lxc_oci.container import (
     idmap,
     lxcconfig,
     lxcversion,
+    network,
     paths,
     stopsignal,
     users,
@@ -74,6 +75,7 @@ class Guest:
     working_directory: str
     wrapper: bytes = b""  # empty: none is needed
     wrapper_mode: int = 0o711  # a static program is run without being read, and may hold secrets
+    resolv_conf: bytes | None = None  # the first content of the file that the DHCP hook writes; None without DHCP
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -132,6 +134,7 @@ def plan_guest(
     variables = environment.plan(config.env, overrides.env, identity.home, host.lxc_major, host.safe_path, limits, warn)
     arguments = _arguments(config, overrides, root, limits)
     system = _is_system_init(arguments[0])
+    net = network.plan(overrides, host.configuration, host.directory, system=system)
     directory, inside = _working_directory(config, overrides, root, identity, host)
     if command.find(arguments[0], variables.path, directory, root) is None:
         warn(f"the image has no program {arguments[0]!r:.200} that can be run")
@@ -156,9 +159,11 @@ def plan_guest(
         image.append(Line("lxc.signal.halt", signal))
     image += variables.image
     image += mounts.image
+    image += net.image
     image += _console_lines(host)
     options += variables.user
     options += mounts.options
+    options += net.options
     _check_exec(arguments, variables, limits)
     return Guest(
         _base_lines(host, hostname),
@@ -166,12 +171,13 @@ def plan_guest(
         tuple(options),
         (
             *guestfiles.identity_files(hostname),
-            *guestfiles.resolv_conf(root, overrides.dns, host.resolv_conf, system=system),
+            *guestfiles.resolv_conf(root, net.dns, host.resolv_conf, system=system, needed=net.dhcp_dns),
         ),
         mounts,
         directory,
         binary,
         0o711 if wrapper.is_binary(config.platform.architecture) else 0o755,
+        host.resolv_conf if net.dhcp_dns else None,
     )
 
 
@@ -183,13 +189,17 @@ def write_guest(guest: Guest, root: Root, host: HostFacts) -> None:
     guestfiles.write(root, guest.files)
     volumes.write(guest.mounts, root, host.directory)
     paths.make_directory(root, guest.working_directory)
+    if guest.resolv_conf is not None:
+        path = os.path.join(host.directory, network.RESOLV_CONF)
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        durable.replace_file(path, guest.resolv_conf)
     if not guest.wrapper:
         return
     _make_mount_point(root)
     home = os.path.join(host.directory, GUEST_DIRECTORY)
     os.makedirs(home, mode=0o755, exist_ok=True)
     os.chmod(home, 0o755)  # the umask is undone: in the guest any user enters it
-    durable.write_file(os.path.join(home, os.path.basename(WRAPPER)), guest.wrapper, guest.wrapper_mode)
+    durable.replace_file(os.path.join(home, os.path.basename(WRAPPER)), guest.wrapper, guest.wrapper_mode)
 
 
 def _make_mount_point(root: Root) -> None:

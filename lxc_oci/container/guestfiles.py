@@ -64,17 +64,22 @@ def host_resolv_conf() -> bytes:
     return content
 
 
-def resolv_conf(root: Root, dns: tuple[str, ...], host: bytes, *, system: bool) -> tuple[GuestFile, ...]:
+def resolv_conf(
+    root: Root, dns: tuple[str, ...], host: bytes, *, system: bool, needed: bool = False
+) -> tuple[GuestFile, ...]:
     """Return the resolv.conf that the container needs: with `dns` servers, else the host's, unless the image has one.
 
-    An empty file is what image builders leave behind and counts as none; a link that leads nowhere is the image's
-    own only where an init (`system`) will make its target.
+    `needed` asks for a regular file in any case: another is mounted on it.  An empty file is what image builders
+    leave behind and counts as none; a link that leads nowhere is the image's own only where an init (`system`) will
+    make its target.
     """
     name = "etc/resolv.conf"
     if dns:
         return (GuestFile(name, "".join(f"nameserver {server}\n" for server in dns).encode()),)
     try:
         status = root.lstat(name.encode())
+        if needed:
+            return () if stat.S_ISREG(status.st_mode) else (GuestFile(name, host),)
         if stat.S_ISLNK(status.st_mode):
             if system:
                 return ()
@@ -83,7 +88,7 @@ def resolv_conf(root: Root, dns: tuple[str, ...], host: bytes, *, system: bool) 
             return ()
     except OSError:
         pass  # missing, or a link to nowhere
-    return (GuestFile(name, host),) if host else ()
+    return (GuestFile(name, host),) if host or needed else ()
 
 
 def write(root: Root, files: tuple[GuestFile, ...]) -> None:

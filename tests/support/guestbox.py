@@ -55,6 +55,7 @@ class Box:
     name: str = "box"
     header: Sequence[str] = ()  # lines that lxc-create would have written
     warnings: list[str] = field(default_factory=list)
+    network: str = "lxc.net.0.type = empty"
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ class Box:
         return self.directory / "rootfs"
 
     def facts(self, **changes: object) -> guest.HostFacts:
-        text = "".join(f"{line}\n" for line in self.header).encode()
+        text = "".join(f"{line}\n" for line in (*self.header, self.network)).encode()
         facts = guest.host_facts(str(self.directory), self.name, lxcconfig.parse(text))
         return replace(facts, **changes)  # type: ignore[arg-type]
 
@@ -88,7 +89,7 @@ class Box:
         planned = self.plan(config, overrides, limits, **changes)
         with Root.at(str(self.rootfs)) as root:
             guest.write_guest(planned, root, self.facts(**changes))
-        lines = [*self.header, f"lxc.rootfs.path = dir:{self.rootfs}", "lxc.net.0.type = empty"]
+        lines = [*self.header, f"lxc.rootfs.path = dir:{self.rootfs}", self.network]
         if os.path.isdir("/sys/kernel/security/apparmor"):
             lines.append("lxc.apparmor.profile = generated")
         text = "".join(f"{line}\n" for line in lines).encode()
