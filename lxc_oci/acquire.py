@@ -18,7 +18,7 @@ from lxc_oci.image.digest import Digest
 from lxc_oci.image.platform import Platform
 from lxc_oci.image.reference import Reference
 from lxc_oci.limits import Limits
-from lxc_oci.source import policy, resolve
+from lxc_oci.source import policy, registriesconf, resolve
 from lxc_oci.source.open import SourceOptions, open_source
 from lxc_oci.source.source import Source
 from lxc_oci.store import images, resolutions
@@ -78,6 +78,9 @@ def _stored(
     if store is None or not isinstance(source, CachingSource):
         return None
     wanted = options.platform or platforms.host()
+    if reference.digest is not None:
+        # No registry is asked, but the administrator may have blocked this one since.
+        registriesconf.load(os.environ).places(reference, options.insecure)
     root = reference.digest or source.announced()
     if root is None:
         return None

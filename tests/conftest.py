@@ -9,6 +9,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+try:
+    from hypothesis import settings
+except ImportError:
+    pass
+else:
+    # The machine may be slow and busy: how long an example takes says nothing.
+    settings.register_profile("ours", deadline=None, database=None)
+    settings.load_profile("ours")
+
 _KEPT = ("PATH", "CI", "TERM", "LXC_OCI_PY_INSTALLED", "XDG_CACHE_HOME", "CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOCACHE")
 
 
