@@ -102,7 +102,10 @@ $(RUFF):
 	fi
 
 .PHONY: lint
-lint: $(RUFF) lint-pages ## ruff, mypy, shellcheck, codespell, the pages
+lint: lint-sources coverage ## all of lint-sources, and that the tests reach as much as they did
+
+.PHONY: lint-sources
+lint-sources: $(RUFF) lint-pages ## ruff, mypy, shellcheck, codespell, the pages (seconds)
 	@packaging/install lint
 	@$(RUFF) format --check $(PYTHON_SOURCES)
 	@$(RUFF) check $(PYTHON_SOURCES)
