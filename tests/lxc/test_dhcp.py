@@ -83,17 +83,20 @@ def app(net: Network, place: Path) -> Iterator[Running]:
     made.destroy()
 
 
-def clients() -> list[int]:
-    """The processes of the hook that are left."""
+def clients(app: Running) -> list[int]:
+    """The processes of the hook that are left of this container."""
+    config = b"LXC_CONFIG_FILE=" + os.fsencode(app.box.directory / "config")
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
+                if config not in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                    continue
                 argv = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-                if len(argv) > 3 and argv[2].endswith(b"/oci-py-dhcp") and argv[3] == b"app":
-                    found.append(int(entry))
             except OSError:
                 continue
+            if len(argv) > 3 and argv[2].endswith(b"/oci-py-dhcp"):
+                found.append(int(entry))
     return found
 
 
@@ -110,7 +113,7 @@ def test_address_route_and_name_server(app: Running) -> None:
     app.stop()
     wait_for(lambda: app.net.said("DHCPRELEASE") == 1, "the lease to come back")
     assert app.net.leases.read_text() == ""
-    assert clients() == []
+    assert clients(app) == []
 
 
 def test_the_same_address_at_the_next_start(app: Running) -> None:
@@ -142,7 +145,7 @@ def test_the_client_has_few_rights(app: Running) -> None:
     app.net.serve()
     app.make()
     app.start()
-    (client,) = clients()
+    (client,) = clients(app)
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{client}/status").read_text().splitlines() if ":\t" in line
     )
@@ -159,7 +162,7 @@ def test_killed_containers_leave_no_client(app: Running) -> None:
     app.start()
     pid = app.net.run("lxc-info", *app.options, "-pH").stdout.decode().strip()
     os.kill(int(pid), 9)
-    wait_for(lambda: clients() == [], "the client to end")
+    wait_for(lambda: clients(app) == [], "the client to end")
     wait_for(lambda: app.net.said("DHCPRELEASE") == 1, "the lease to come back")
 
 
@@ -176,7 +179,7 @@ def test_a_reboot_gets_an_address_again(app: Running) -> None:
     wait_for((app.box.rootfs / "out/started").exists, "the application to start again")
     assert "inet 10.83.0." in app.read("address")
     app.stop()
-    assert clients() == []
+    assert clients(app) == []
 
 
 def test_without_a_server_the_start_goes_on(app: Running) -> None:
@@ -237,6 +240,29 @@ def test_classless_routes_and_many_servers(app: Running) -> None:
     assert "198.51.100.7 dev eth0" in app.read("route")
     assert app.read("resolv").count("nameserver") == 3
     app.stop()
+
+
+def test_with_an_id_map(net: Network, place: Path) -> None:
+    """The client works as the container's root does: in its user namespace, with no right outside."""
+    app = Running(net, place / "lxc", network=f"{VETH}\nlxc.idmap = u 0 100000 65536\nlxc.idmap = g 0 100000 65536")
+    try:
+        net.serve()
+        app.make()
+        for directory, _, files in os.walk(app.box.directory):
+            for path in (directory, *(os.path.join(directory, name) for name in files)):
+                os.chown(path, 100000, 100000, follow_symlinks=False)
+        (place / "ids").write_text("root:100000:65536\n")
+        for name in ("/etc/subuid", "/etc/subgid"):  # in the mount namespace of this test
+            net.run("mount", "--bind", place / "ids", name)
+        app.start()
+        assert "inet 10.83.0." in app.read("address") and app.read("resolv").startswith("nameserver 10.83.0.1\n")
+        (client,) = clients(app)
+        uid = Path(f"/proc/{client}/status").read_text().split("Uid:\t")[1].split()[0]
+        assert uid == str(100000 + 65534)
+        app.stop()
+        wait_for(lambda: net.said("DHCPRELEASE") == 1, "the lease to come back")
+    finally:
+        app.destroy()
 
 
 @pytest.mark.long
