@@ -12,7 +12,7 @@ from typing import Protocol
 from lxc_oci.errors import RefusedError, UnsupportedError
 from lxc_oci.limits import Limits
 
-CHUNK = 1 << 20  # bytes that come out at most at once
+CHUNK = 1 << 19  # bytes that come out at most at once
 _INPUT = 1 << 18  # bytes that are read at once
 
 _GZIP = b"\x1f\x8b"

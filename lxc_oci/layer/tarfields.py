@@ -13,7 +13,7 @@ from lxc_oci.errors import RefusedError
 BLOCK = 512
 
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*\Z").match
-_DECIMAL = re.compile(rb"[0-9]{1,20}\Z").match
+_DECIMAL = re.compile(rb"[0-9]{1,100}\Z").match
 _TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?\Z").match
 
 MAXIMUM_ID = 2**32 - 2  # the last is (uid_t)-1, which chown takes for "leave it"
@@ -169,3 +169,22 @@ def regions(values: list[int], logical: int, stored: int) -> Regions:
     if sum(length for _, length in found) != stored:
         raise damaged("a sparse map does not fit the data")
     return tuple(found)
+
+
+def full_name(header: bytes) -> bytes:
+    """Return the name in a header, with ustar's prefix before it where there is one."""
+    name = text(header[:100])
+    magic = header[257:263]
+    if magic == b"ustar\x00":
+        # star keeps two times in the last bytes of the field.
+        prefix = text(header[345 : 476 if header[508:512] == b"tar\0" else 500])
+    elif magic == b"ustar " and header[345] and not (_is_number(header[345:357]) and _is_number(header[357:369])):
+        # GNU has two times there.  Docker's that were built by Go before 1.8 wrote a prefix all the same.
+        prefix = text(header[345:500])
+    else:
+        return name
+    return prefix + b"/" + name if prefix else name
+
+
+def _is_number(field: bytes) -> bool:
+    return field[0] in (0, 0x80, 0xFF) or _OCTAL(field) is not None

@@ -20,7 +20,7 @@ from lxc_oci.limits import Limits
 SMALL = 1 << 16  # a file's data up to this size comes in one piece
 
 _ZERO = bytes(BLOCK)
-_USTAR, _GNU = b"ustar\x00", b"ustar "
+_GNU = b"ustar "
 _ENDS = frozenset(b"\0 ")
 
 _KINDS = {
@@ -129,10 +129,11 @@ class TarReader:
             )
             stored = size
             if flag == 48 and self._extended is None:
-                cut = header.find(0, 0, 100)
-                name = header[:cut] if cut >= 0 else header[:100]
-                if header[345] and header[257:263] == _USTAR:
-                    name = _prefix(header) + name
+                if header[345]:
+                    name = fields.full_name(header)
+                else:
+                    cut = header.find(0, 0, 100)
+                    name = header[:cut] if cut >= 0 else header[:100]
                 if name[-1:] == b"/":
                     raise damaged("a file's name ends in a slash")
                 entry = _new(Entry, (name, file, mode, uid, gid, mtime, size, b"", (0, 0), (), None))
@@ -230,13 +231,14 @@ class TarReader:
                 self._warn("a layer's tar archive has a global header with names, sizes or owners, which is ignored")
             return
         extended = self._extended = self._extended or _Extended()
+        known = {ord("L"): extended.long_name, ord("K"): extended.long_link, ord("x"): extended.pax}[flag]
+        if known is not None:  # some readers take the first, some the last, some both
+            raise damaged("an entry has two extended headers of one kind")
         if flag == ord("L"):
             extended.long_name = fields.text(block)
         elif flag == ord("K"):
             extended.long_link = fields.text(block)
         else:
-            if extended.pax is not None:  # replaced by some readers, merged by others
-                raise damaged("an entry has two extended headers")
             pax = extended.pax = dict[bytes, bytes]()
             for key, value in fields.pax_records(block):
                 pax[key] = value
@@ -253,12 +255,10 @@ class TarReader:
             raise damaged(f"an entry has the unknown type {flag:#x}")
         extended, self._extended = self._extended or _Extended(), None
         pax = extended.pax or {}
-        name = fields.text(header[:100])
-        if header[345] and header[257:263] == _USTAR:
-            name = _prefix(header) + name
-        link = fields.text(header[157:257]) if kind in _LINKS else b""
-        name = self._long(name, extended.long_name, pax.get(b"path"))
-        link = self._long(link, extended.long_link, pax.get(b"linkpath")) if kind in _LINKS else b""
+        name = self._long(fields.full_name(header), extended.long_name, pax.get(b"path"))
+        link = b""
+        if kind in _LINKS:
+            link = self._long(fields.text(header[157:257]), extended.long_link, pax.get(b"linkpath"))
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
         if pax:
             # The extended size counts for the data and for what is skipped (CVE-2025-62518).
@@ -391,10 +391,3 @@ def _owner(raw: bytes) -> tuple[int, int, int]:
     """Return mode, uid and gid of header bytes 100 to 123."""
     mode = fields.number(raw[:8], "a mode")
     return mode & 0o7777, fields.owner(raw[8:16]), fields.owner(raw[16:24])
-
-
-def _prefix(header: bytes) -> bytes:
-    """Return the directory that comes before a name in ustar's format."""
-    # star keeps two times in the last bytes of the field.
-    stop = 476 if header[508:512] == b"tar\0" else 500
-    return fields.text(header[345:stop]) + b"/"

@@ -561,6 +561,8 @@ def test_u33_an_extended_header_without_entry_or_a_second_one_is_refused(tmp_pat
     refused(next(where), archive(image.pax_block(record)), match="ends after")
     refused(next(where), archive(image.pax_block(record), image.pax_block(record), file(b"x")), match="two extended")
     refused(next(where), archive(image.pax_block(record), gnu_long(b"z"), file(b"x")), match="both")
+    for kind in (b"L", b"K"):
+        refused(next(where), archive(gnu_long(b"y", kind), gnu_long(b"z", kind), file(b"x")), match="two extended")
 
 
 @pytest.mark.parametrize("typeflag", [b"x", b"g", b"L", b"K"])

@@ -95,7 +95,10 @@ def test_prefixes_and_long_names() -> None:
     assert one(archive(entry(b"name", prefix=b"some/prefix"))).name == b"some/prefix/name"
     assert one(archive(entry(b"n" * 100, prefix=b"p" * 155))).name == b"p" * 155 + b"/" + b"n" * 100
     # Another magic has other things there: GNU the time of access, V7 nothing, star two times at its end.
-    assert one(archive(entry(b"name", prefix=b"12345", magic=GNU_MAGIC))).name == b"name"
+    for times in (b"12345670123\0", b"00000000000 00000000000\0", base256(-1, 12) + base256(1 << 40, 12)):
+        assert one(archive(entry(b"name", prefix=times, magic=GNU_MAGIC))).name == b"name"
+    # Go before 1.8 wrote a prefix into GNU's format.
+    assert one(archive(entry(b"name", prefix=b"go/wrote/this", magic=GNU_MAGIC))).name == b"go/wrote/this/name"
     assert one(archive(entry(b"name", prefix=b"12345", magic=b""))).name == b"name"
     star = entry(b"name", prefix=b"p" * 131 + b"00000000000 " * 2, pad=b"\0" * 8 + b"tar\0")
     assert one(archive(star)).name == b"p" * 131 + b"/name"
@@ -127,6 +130,10 @@ def test_an_extended_header_counts_for_one_entry() -> None:
 )
 def test_times_of_extended_headers(text: bytes, nanoseconds: int) -> None:
     assert one(archive(file(b"x", pax={b"mtime": text}))).mtime_ns == nanoseconds
+
+
+def test_sizes_of_extended_headers_may_have_zeros_before_them() -> None:
+    assert one(archive(file(b"x", b"12345", pax={b"size": b"0" * 30 + b"5"}))).size == 5
 
 
 def test_numbers_in_base_256_and_with_spaces() -> None:
