@@ -92,7 +92,8 @@ def for_layers(
                     f"{what} has no verity root hash", "leave out --require-verity, or ask the image's author for one"
                 )
             verity.image_length(path, kind)
-        lowers.append(Lower(kind.value, path, (), not kernel, data))
+        # A user namespace may mount neither by the kernel.
+        lowers.append(Lower(kind.value, path, (), userxattr or not kernel, data))
     return Plan(tuple(lowers), userxattr)
 
 
