@@ -20,8 +20,11 @@ from lxc_oci.layer.tarstream import TarReader
 from lxc_oci.layer.unpack import Unpacker
 from lxc_oci.limits import Limits
 
-_CAPACITY = 4 * CHUNK  # bytes in one pipe; two pipes a layer
+_CAPACITY = 8 * CHUNK  # bytes in one pipe; two pipes a layer
 _READ_AHEAD = 2  # layers that are read while another is applied
+_VERDICT_BYTES = 64 << 20  # read on after an error, to tell a damaged copy from a bad image
+
+_STACK = 1 << 20  # bytes; the default of 8 MiB would count against a limit on address space
 
 OnBytes = Callable[[int], None]
 Warn = Callable[[str], None]
@@ -85,9 +88,24 @@ def apply_image(
 def _apply(unpacker: Unpacker, stream: Reader, limits: Limits, warn: Warn) -> None:
     unpacker.begin_layer()
     add = unpacker.add
-    for entry, data in TarReader(stream, limits, warn):
-        add(entry, data)
+    try:
+        for entry, data in TarReader(stream, limits, warn):
+            add(entry, data)
+    except RefusedError as error:
+        raise _cause(stream, error) from None
     unpacker.end_layer()
+
+
+def _cause(reader: Reader, error: RefusedError) -> RefusedError:
+    """Return what `reader` has to say at its verified end, if it is bad: bytes that are not the image's are the
+    cause of whatever was found in them.  Else `error`."""
+    left = _VERDICT_BYTES
+    try:
+        while left > 0 and (piece := reader.read(CHUNK)):
+            left -= len(piece)
+    except RefusedError as cause:
+        return cause
+    return error
 
 
 class _Abandoned(Exception):
@@ -157,8 +175,12 @@ class Stream:
         self._ended = False
         # Daemons: one that waits for a server must not keep an interrupted program from ending.
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._inflate, self._hash)]
-        for thread in self._threads:
-            thread.start()
+        before = threading.stack_size(_STACK)
+        try:
+            for thread in self._threads:
+                thread.start()
+        finally:
+            threading.stack_size(before)
 
     def __enter__(self) -> Self:
         return self
@@ -187,10 +209,16 @@ class Stream:
     def _inflate(self) -> None:
         layer, pipe = self._layer, self._inflated
         try:
-            reader = decompress(_Counted(layer.open(), layer.on_bytes), layer.compression, self._limits, self._warn)
-            while piece := reader.read(CHUNK):
-                if not pipe.put(piece):
-                    return
+            blob = _Counted(layer.open(), layer.on_bytes)
+            try:
+                reader = decompress(blob, layer.compression, self._limits, self._warn)
+                while piece := reader.read(CHUNK):
+                    if not pipe.put(piece):
+                        return
+            except RefusedError as error:
+                if blob.failed:
+                    raise
+                raise _cause(blob, error) from None
             pipe.put(b"")
         except BaseException as error:
             pipe.fail(error)
@@ -215,13 +243,18 @@ class Stream:
 
 
 class _Counted:
-    """A reader that tells how many bytes went through it."""
+    """A reader that tells how many bytes went through it, and whether an error is its own."""
 
     def __init__(self, reader: Reader, on_bytes: OnBytes) -> None:
         self._reader = reader
         self._on_bytes = on_bytes
+        self.failed = False
 
     def read(self, size: int, /) -> bytes:
-        data = self._reader.read(size)
+        try:
+            data = self._reader.read(size)
+        except BaseException:
+            self.failed = True
+            raise
         self._on_bytes(len(data))
         return data
