@@ -50,7 +50,7 @@ PACKAGES = [
     *("python3-pytest", "busybox-static", "squashfs-tools", "cryptsetup-bin", "btrfs-progs", "docker-registry"),
     *("umoci", "jq", "attr", "acl", "strace", "openssl", "xz-utils"),
 ]
-PACKAGES_OF = {
+PACKAGES_OF: dict[str, list[str]] = {
     "bookworm": [],  # python3-orjson and python3-isal are not in this release: they come with our packages
     "trixie": ["python3-orjson", "python3-isal", "erofsfuse"],
 }

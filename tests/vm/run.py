@@ -25,15 +25,13 @@ import pytest
 
 from tests.vm import image
 from tests.vm.box import PROJECT, SUITE, Box, BoxError
+from tests.vm.prepare import GUEST_ENVIRONMENT, Live, prepare
 
 GUEST_TESTS = ["tests/vm/guest", "tests/lxc"]
 HOST_TESTS = ["tests/vm/host"]
 MARKS = "not long"
 SUITE_SECONDS = 1500  # a limit for what hangs: on two idle cores it takes three minutes
 RESULTS = PROJECT / ".cache" / "vm"
-
-# The environment of the tests in the box; CI=1: there, what a test needs and lacks is a failure.
-GUEST_ENVIRONMENT = {"CI": "1", "LXC_OCI_PY_INSTALLED": "1"}
 
 FACTS = r"""
 echo "kernel    $(uname -r) ($(uname -v))"
@@ -64,28 +62,6 @@ class Tally(NamedTuple):
             sum(int(suite.get(name, "0")) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
         )
         return cls(max(0, total - failures - errors - skipped), failures + errors, skipped)
-
-
-class Live:
-    """A pytest plugin that lends a running box to tests/vm/host."""
-
-    def __init__(self, box: Box) -> None:
-        self.box = box
-
-
-def packages_for(release: str) -> list[Path]:
-    """What `make deb` made, for this release: Debian 12 lacks modules that Debian 13 has itself."""
-    dist = PROJECT / "dist"
-    ours = sorted(dist.glob("lxc-oci-py_*_all.deb"), key=lambda path: path.stat().st_mtime)
-    if not ours:
-        raise FileNotFoundError(f"no package in {dist}: make deb")
-    return [ours[-1], *(sorted(dist.glob("python3-*.deb")) if release == "bookworm" else [])]
-
-
-def prepare(box: Box) -> None:
-    """Install our packages and bring the tests in."""
-    box.install(packages_for(box.release))
-    box.install_suite()
 
 
 def run_guest_tests(box: Box, paths: Sequence[str], pytest_options: Sequence[str], junit: Path) -> int:

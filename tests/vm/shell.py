@@ -13,7 +13,7 @@ import tty
 
 from tests.vm import image
 from tests.vm.box import SUITE, Box
-from tests.vm.run import GUEST_ENVIRONMENT, prepare
+from tests.vm.prepare import GUEST_ENVIRONMENT, prepare
 
 HINT = f"""\
 

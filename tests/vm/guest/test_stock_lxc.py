@@ -14,6 +14,7 @@ from tests.vm.guest.denials import Watch
 pytestmark = pytest.mark.box
 
 SUITE = Path(__file__).resolve().parents[3]
+TEMPLATE = str(Path(__file__).resolve().with_name("lxc-tiny"))
 USER = "user"
 
 
@@ -25,30 +26,27 @@ def run(*argv: str) -> str:
 
 def as_user(*argv: str) -> list[str]:
     """A command as after a login of the user, whose systemd (she lingers) hands out control groups."""
-    uid = os.stat(f"/home/{USER}").st_uid
-    runtime = f"/run/user/{uid}"
-    return [
-        *(
-            "runuser",
-            "-u",
-            USER,
-            "--",
-            "env",
-            "-C",
-            f"/home/{USER}",
-            f"HOME=/home/{USER}",
-            f"XDG_RUNTIME_DIR={runtime}",
-        ),
-        *(f"DBUS_SESSION_BUS_ADDRESS=unix:path={runtime}/bus", *argv),
-    ]
+    home, runtime = f"/home/{USER}", f"/run/user/{os.stat(f'/home/{USER}').st_uid}"
+    # -i: pytest sets COLUMNS, with which the ps in lxc-unpriv-start cuts off the line that it looks for.
+    environment = [f"HOME={home}", f"USER={USER}", f"XDG_RUNTIME_DIR={runtime}", f"PATH={os.environ['PATH']}"]
+    bus = f"DBUS_SESSION_BUS_ADDRESS=unix:path={runtime}/bus"
+    return ["runuser", "-u", USER, "--", "env", "-i", "-C", home, *environment, bus, *argv]
 
 
 @pytest.fixture
 def stock() -> Iterator[str]:
-    """A container of upstream's busybox template in the usual place."""
-    run("lxc-create", "-n", "stock", "-t", "busybox")
+    """A container of LXC's own making in the usual place."""
+    run("lxc-create", "-n", "stock", "-t", TEMPLATE)
     yield "stock"
     run("lxc-destroy", "-f", "-n", "stock")
+
+
+@pytest.fixture
+def hers() -> Iterator[str]:
+    """One of the unprivileged user."""
+    run(*as_user("lxc-create", "-n", "hers", "-t", TEMPLATE))
+    yield "hers"
+    run(*as_user("lxc-destroy", "-f", "-n", "hers"))
 
 
 def test_root_container_is_confined(stock: str) -> None:
@@ -57,22 +55,18 @@ def test_root_container_is_confined(stock: str) -> None:
     pid = run("lxc-info", "-n", stock, "-p", "-H").strip()
     label = Path(f"/proc/{pid}/attr/current").read_text()
     assert "lxc-stock" in label and "enforce" in label
-    assert run("lxc-attach", "-n", stock, "--", "cat", "/proc/1/comm") == "init\n"
+    assert run("lxc-attach", "-n", stock, "--", "cat", "/proc/1/comm") == "sleep\n"
     run("lxc-stop", "-k", "-n", stock)
 
 
-def test_user_container_in_a_delegated_group() -> None:
-    run(*as_user("lxc-create", "-n", "hers", "-t", "busybox"))
-    try:
-        run(*as_user("lxc-unpriv-start", "-n", "hers"))
-        run(*as_user("lxc-wait", "-n", "hers", "-s", "RUNNING", "-t", "60"))
-        pid = run(*as_user("lxc-info", "-n", "hers", "-p", "-H")).strip()
-        assert os.stat(f"/proc/{pid}").st_uid == 100000
-        assert f"/user@{os.stat(f'/home/{USER}').st_uid}.service/" in Path(f"/proc/{pid}/cgroup").read_text()
-        assert run(*as_user("lxc-unpriv-attach", "-n", "hers", "--", "id", "-u")) == "0\n"
-        run(*as_user("lxc-stop", "-k", "-n", "hers"))
-    finally:
-        run(*as_user("lxc-destroy", "-f", "-n", "hers"))
+def test_user_container_in_a_delegated_group(hers: str) -> None:
+    run(*as_user("lxc-unpriv-start", "-n", hers))
+    run(*as_user("lxc-wait", "-n", hers, "-s", "RUNNING", "-t", "60"))
+    pid = run(*as_user("lxc-info", "-n", hers, "-p", "-H")).strip()
+    assert os.stat(f"/proc/{pid}").st_uid == 100000
+    assert f"/user@{os.stat(f'/home/{USER}').st_uid}.service/" in Path(f"/proc/{pid}/cgroup").read_text()
+    assert run(*as_user("lxc-unpriv-attach", "-n", hers, "--", "id", "-u")).splitlines()[-1] == "0"
+    run(*as_user("lxc-stop", "-k", "-n", hers))
 
 
 FORBIDDEN = """\
@@ -86,10 +80,9 @@ def test_that_sees_nothing_wrong() -> None:
 
 def test_a_mount_elsewhere_fails_the_test(stock: str, tmp_path: Path, denials: Watch) -> None:
     """The check itself: a hook mounts outside the container's directory, its test passes, and yet the run fails."""
-    hook = tmp_path / "hook"
+    hook = Path("/var/lib/lxc/stock/hook")
     hook.write_text("#!/bin/sh\nmkdir -p /run/elsewhere\nmount -t tmpfs tmpfs /run/elsewhere || true\n")
     hook.chmod(0o755)
-    hook = hook.rename("/var/lib/lxc/stock/hook")
     with open("/var/lib/lxc/stock/config", "a", encoding="ascii") as config:
         config.write(f"lxc.hook.pre-mount = {hook}\n")
     (tmp_path / "test_inner.py").write_text(FORBIDDEN)

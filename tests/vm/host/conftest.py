@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.vm.box import SUITE, Box
-from tests.vm.run import Live, prepare
+from tests.vm.prepare import Live, prepare
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.vm.box import Box, BoxError
+from tests.vm.box import SUITE, Box, BoxError
 
 pytestmark = pytest.mark.box
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.box
 @pytest.fixture
 def autostarted(box: Box) -> Iterator[str]:
     """A stock container that LXC starts at boot."""
-    box.check(["lxc-create", "-n", "auto", "-t", "busybox"])
+    box.check(["lxc-create", "-n", "auto", "-t", f"{SUITE}/tests/vm/guest/lxc-tiny"])
     box.check("echo lxc.start.auto = 1 >>/var/lib/lxc/auto/config")
     yield "auto"
     box.check(["lxc-destroy", "-f", "-n", "auto"])
