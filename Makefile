@@ -10,7 +10,7 @@ PYTHON = /usr/bin/python3
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' lxc_oci/__init__.py)
 CACHE = .cache
 RUFF_VERSION = 0.17.6
-SOURCES := $(shell find $(wildcard COPYING MANIFEST.in NEWS.md README.md bin completion debian hooks lxc_oci man \
+SOURCES := $(shell find $(wildcard COPYING MANIFEST.in NEWS.md README.md SECURITY.md bin completion debian hooks lxc_oci man \
 	packaging setup.cfg setup.py templates) -type f -not -name '*.pyc')
 
 # A run as root must leave nothing in the checkout.

@@ -35,14 +35,28 @@ def package(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def own_dpkg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layer with a copy of dpkg's database: the machine's may change while a test runs."""
+    layer = tmp_path_factory.mktemp("dpkg")
+    layer.chmod(0o755)  # it becomes the root directory of the box
+    (layer / "var/lib").mkdir(parents=True)
+    shutil.copytree("/var/lib/dpkg", layer / "var/lib/dpkg", symlinks=True)
+    if os.listdir(layer / "var/lib/dpkg/updates"):
+        need.missing("dpkg is at work on this machine")
+    os.setxattr(layer / "var/lib/dpkg", "trusted.overlay.opaque", b"y")
+    return layer
+
+
 class Box:
     """The machine's tree with an overlay on top, in a mount namespace that ends with the test."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, own_dpkg: Path) -> None:
         self.root = directory / "root"
         script = """
             mount -t tmpfs -o mode=755 none "$1"
-            mkdir "$1/upper" "$1/work" "$1/root"
+            mkdir "$1/work" "$1/root"
+            cp -a "$2" "$1/upper"
             mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" none "$1/root"
             for name in proc sys dev; do mount --rbind "/$name" "$1/root/$name"; done
             mount -t tmpfs -o mode=1777 none "$1/root/tmp"
@@ -50,7 +64,18 @@ class Box:
             exec cat
         """
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-euc", script, "box", str(directory)],
+            [
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "/bin/sh",
+                "-euc",
+                script,
+                "box",
+                str(directory),
+                str(own_dpkg),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=SYSTEM,
@@ -97,11 +122,11 @@ class Box:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
+def box(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
     """A box for one test."""
     need.root()
     need.program("nsenter")
-    made = Box(tmp_path)
+    made = Box(tmp_path, request.getfixturevalue("own_dpkg"))
     try:
         yield made
     finally:
