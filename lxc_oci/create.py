@@ -15,7 +15,7 @@ from lxc_oci.container import guest as guests
 from lxc_oci.container import lxcconfig, provenance
 from lxc_oci.container.lxcconfig import Line
 from lxc_oci.container.overrides import Overrides
-from lxc_oci.image import reference as references
+from lxc_oci.image.reference import Reference
 from lxc_oci.kernel import durable
 from lxc_oci.kernel.root import remove_tree
 from lxc_oci.limits import Limits
@@ -37,7 +37,7 @@ DESTROY_HOOK = "/usr/share/lxc/hooks/oci-py-destroy"
 class Request:
     """What lxc-create and the user ask for."""
 
-    url: str
+    reference: Reference
     name: str
     directory: str  # the container's
     rootfs: str
@@ -57,10 +57,9 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
     OciError and OSError.
     """
     overlay.private_namespace()
-    reference = references.parse(request.url)
     with (
         store.in_use() if store else nullcontext(),
-        acquired(reference, request.source, store, limits, log.warn) as found,
+        acquired(request.reference, request.source, store, limits, log.warn) as found,
         _undone_on_failure(request.directory),
     ):
         log.detail(f"image {found.image.digest}{', known to the store' if found.stored else ''}")

@@ -16,6 +16,7 @@ from lxc_oci.container.overrides import Overrides
 from lxc_oci.create import Request, create
 from lxc_oci.errors import RefusedError, UsageError
 from lxc_oci.image import platform as platforms
+from lxc_oci.image import reference as references
 from lxc_oci.kernel import durable, userns
 from lxc_oci.kernel.root import remove_tree
 from lxc_oci.limits import Limits
@@ -64,7 +65,7 @@ def _request(arguments: argparse.Namespace, log: Log) -> Request:
         log.warn("LXC writes --password into the container's configuration; --password-file or --authfile do not")
     directory = os.path.abspath(arguments.path)
     return Request(
-        url=arguments.url,
+        reference=references.parse(arguments.url),
         name=arguments.name,
         directory=directory,
         rootfs=os.path.abspath(arguments.rootfs),

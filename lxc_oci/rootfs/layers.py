@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from lxc_oci.acquire import Acquired
-from lxc_oci.errors import RefusedError, UnsupportedError
+from lxc_oci.errors import OciError, RefusedError, UnsupportedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
 from lxc_oci.image.mediatype import LayerKind, tar_compression
@@ -88,16 +88,16 @@ class Layers:
             raise
 
     def drop_blobs(self) -> None:
-        """Forget the compressed blobs: their content lies in a tree or an index now."""
+        """Forget what was written down of the compressed blobs: their content lies in a tree or an index now."""
         if self._store is not None:
             for layer in self._image.layers:
-                blobs.forget(self._store, layer.digest)
+                blobs.drop(self._store, layer.digest)
 
     def keep_blobs(self) -> None:
         """Keep the blobs that were just read, for the next flat container."""
         if self._store is not None and isinstance(self._source, CachingSource):
             for layer in self._image.layers:
-                blobs.keep(self._store, layer)
+                self._source.keep(layer)
 
     @contextmanager
     def files(self) -> Iterator[dict[Digest, str]]:
@@ -141,14 +141,23 @@ class Layers:
     def _apply_tar(self, unpacker: "Unpacker", first: int) -> None:
         from lxc_oci.layer.pipeline import apply_image
 
+        applied = first
+        tasks: list[Callable[[], Task]] = []
+
+        def done(number: int) -> None:
+            nonlocal applied
+            applied = first + number + 1
+            tasks[number]().done()
+
         with self._tar_layers(first) as layers:
-            apply_image(
-                unpacker,
-                [layer for layer, _ in layers],
-                self._limits,
-                self._log.warn,
-                lambda number: layers[number][1]().done(),
-            )
+            tasks += [task for _, task in layers]
+            try:
+                apply_image(unpacker, [layer for layer, _ in layers], self._limits, self._log.warn, done)
+            except OciError as error:
+                # Readers and unpacker do not know which layer theirs is.
+                if not error.message.startswith("a layer"):
+                    raise
+                raise type(error)(f"layer {applied + 1}{error.message[len('a layer') :]}", error.hint) from error
 
     @contextmanager
     def _tar_layers(self, first: int) -> Iterator[list[tuple["TarLayer", Callable[[], Task]]]]:
