@@ -378,3 +378,26 @@ def test_a_root_that_went_away(tmp_path: Path) -> None:
         (tmp_path / "rootfs").rmdir()
         with pytest.raises(OciError, match="cannot unpack 'x'"):
             unpacker.add(Entry(b"x", kinds.FILE))
+
+
+def test_a_file_system_without_attributes_costs_one_warning(tmp_path: Path) -> None:
+    need.root()
+    code = """
+import sys; from pathlib import Path; from tests.support.tarmaker import *
+xattrs = {"xattrs": {b"user.a": b"x"}}
+made = archive(file(b"f", b"1", **xattrs), file(b"g", b"2", **xattrs), directory(b"d", **xattrs), directory(b"d"))
+tree = unpack(Path(sys.argv[1]), made)
+print(sorted(tree.names()), tree.warnings)
+"""
+    # ramfs knows the calls and refuses every name.
+    script = 'mount -t ramfs none "$1" && exec "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), sys.executable, code],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        capture_output=True,
+        check=False,
+    )
+    wanted = (
+        "['d', 'f', 'g'] [\"extended attributes 'user.a' of the image cannot be set here: Operation not supported\"]"
+    )
+    assert done.stdout.decode().strip() == wanted, done.stderr.decode()
