@@ -131,3 +131,9 @@ def test_the_hook_s_page_has_its_options_and_verbs() -> None:
     assert set(re.findall(r"--[a-z-]+", usage)) == set(re.findall(r"--[a-z-]+", synopsis))
     for verb in ("mount", "umount", "attach", "detach"):
         assert re.search(rf"\b{verb}\b", usage) and re.search(rf"\b{verb}\b", synopsis), verb
+
+
+def test_the_hook_s_page_names_every_hook() -> None:
+    text = plain(ROOT / "man/oci-py-mount.8")
+    for hook in (ROOT / "hooks").glob("oci-py-*"):
+        assert hook.name in text, hook.name
