@@ -100,6 +100,9 @@ lxc.include = /etc/lxc/default.conf
 lxc.idmap = u 0 100000 65536
 lxc.idmap = g 0 100000 65536
 lxc.mount.auto = proc:mixed sys:ro cgroup:mixed
+# A user may not load the profile that the default asks for.
+lxc.apparmor.profile = unconfined
+lxc.apparmor.allow_nesting = 0
 """,
 }
 
