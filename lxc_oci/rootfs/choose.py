@@ -24,7 +24,8 @@ class Form(Enum):
     """The forms of DESIGN: what the rootfs is made of."""
 
     FLAT = "flat"  # the files themselves, in the container's own directory
-    TREE = "tree"  # LXC's overlay store over an unpacked tree of the store
+    OVERLAY = "overlay"  # LXC's own overlay store over an unpacked tree of the store
+    TREE = "tree"  # our hook's overlay over such a tree
     INDEX = "index"  # our hook's overlay over EROFS indexes of the layers' tar files
     MOUNTED = "mounted"  # our hook's overlay over the image's own squashfs or EROFS layers
     HELPER = "helper"  # an external mount helper's
@@ -92,17 +93,19 @@ def choose(wanted: str, kind: LayerKind, facts: Facts, *, helper: str | None, ke
         if wanted == "layered":
             raise UnsupportedError(f"--storage layered is not possible: {obstacle}", "use --storage auto or flat")
         return Choice(Form.FLAT, obstacle)
+    # Over a tree LXC's own overlay would do, but LXC can neither copy nor rename such a container.
     hook_obstacle = _hook_obstacle(facts)
+    unpacked = Form.OVERLAY if hook_obstacle else Form.TREE
     if kind in (LayerKind.SQUASHFS, LayerKind.EROFS):
         if hook_obstacle:
-            return Choice(Form.TREE, f"the image is unpacked because {hook_obstacle}")
+            return Choice(unpacked, f"the image is unpacked because {hook_obstacle}")
         return Choice(Form.MOUNTED, f"the image's {kind.value} layers can be mounted")
     if kind is LayerKind.TAR:
         reason = hook_obstacle or _index_obstacle(facts, kernel_mount)
         if not reason:
             return Choice(Form.INDEX, "the kernel mounts indexed tar files")
-        return Choice(Form.TREE, f"an unpacked tree because {reason}")
-    return Choice(Form.TREE, f"{kind.value} images are unpacked into the store")
+        return Choice(unpacked, f"an unpacked tree because {reason}")
+    return Choice(unpacked, f"{kind.value} images are unpacked into the store")
 
 
 def _layered_obstacle(facts: Facts) -> str:

@@ -24,7 +24,8 @@ MARKER = ".oci-py-id"  # lies under the mount; LXC copies it along, and hooks/oc
 def prepare(form: Form, container: str, identity: str, plan: Plan, uses: tuple[str, ...], limits: Limits) -> Prepared:
     """Write the plan; the rootfs is mounted when `opened` is entered.  Raises OSError, UnsupportedError."""
     mountplan.write(container, plan)
-    durable.replace_file(os.path.join(container, "rootfs", MARKER), f"{identity}\n".encode())
+    if plan.helper is None:  # atomfs shows the covered directory to the guest
+        durable.replace_file(os.path.join(container, "rootfs", MARKER), f"{identity}\n".encode())
 
     def mount() -> AbstractContextManager[str]:
         if plan.helper is not None:

@@ -4,6 +4,7 @@
 What only one form needs is imported when that form is made: a warm create takes a few hundredths of a second.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from lxc_oci.acquire import Acquired
@@ -13,7 +14,7 @@ from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log
 from lxc_oci.progress import Progress
-from lxc_oci.rootfs import flat, tree
+from lxc_oci.rootfs import flat, lxcoverlay
 from lxc_oci.rootfs.choose import Form
 from lxc_oci.rootfs.forms import Prepared
 from lxc_oci.rootfs.layers import Layers
@@ -53,8 +54,11 @@ def prepare(
         if made:
             return _prepare_indexed(container, identity, made, limits)
         form = Form.TREE
+    if form is Form.OVERLAY:
+        name = _ensure_tree(found, store, layers)
+        return lxcoverlay.prepare(container, trees.rootfs(store, name), f"trees/{name}")
     if form is Form.TREE:
-        return _prepare_tree(container, found, store, layers)
+        return _prepare_tree(container, identity, found, store, layers, limits)
     from lxc_oci.rootfs import mounted
     from lxc_oci.store import helper as helpers
     from lxc_oci.store import mountplan
@@ -75,6 +79,10 @@ def prepare(
                 require_verity=require_verity,
                 userxattr=userxattr,
             )
+            reason = mountplan.user_obstacle(plan, limits) if userxattr else ""
+            if reason:
+                log.detail(f"storage: tree: the image is unpacked because {reason}")
+                return _prepare_tree(container, identity, found, store, layers, limits)
         return mounted.prepare(form, container, identity, plan, uses, limits)
 
 
@@ -117,7 +125,7 @@ def store_image(
         if made:
             return form, tuple(index.part for index in made)
         form = Form.TREE
-    if form is Form.TREE:
+    if form in (Form.TREE, Form.OVERLAY):
         return form, (f"trees/{_ensure_tree(found, store, layers)}",)
     with layers.files() as files:
         return form, tuple(f"blobs/{directory_name(digest)}" for digest in files)
@@ -148,10 +156,19 @@ def _ensure_indexes(found: Acquired, store: Store, layers: Layers, log: Log) -> 
     return made
 
 
-def _prepare_tree(container: str, found: Acquired, store: Store, layers: Layers) -> Prepared:
-    """Have the image's tree in the store, and an overlay over it."""
+def _prepare_tree(
+    container: str, identity: str, found: Acquired, store: Store, layers: Layers, limits: Limits
+) -> Prepared:
+    """Have the image's tree in the store, and a plan that mounts it."""
+    from lxc_oci.rootfs import mounted, overlay
+    from lxc_oci.store import mountplan
+
     name = _ensure_tree(found, store, layers)
-    return tree.prepare(container, trees.rootfs(store, name), f"trees/{name}")
+    lower = trees.rootfs(store, name)
+    plan = mountplan.Plan((mountplan.Lower(mountplan.TREE, lower),), userxattr=not userns.current().initial)
+    prepared = mounted.prepare(Form.TREE, container, identity, plan, (f"trees/{name}",), limits)
+    overlay.copy_root_attributes(lower, os.path.join(container, mountplan.UPPER))
+    return prepared
 
 
 def _prepare_indexed(container: str, identity: str, made: list["Index"], limits: Limits) -> Prepared:

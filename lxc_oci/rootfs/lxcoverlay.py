@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The form `tree`: LXC's own overlay store over an unpacked tree.  No hook of ours has a part in it.
+"""The form `overlay`: LXC's own overlay store over an unpacked tree.  No hook of ours has a part in its start.
 
-LXC mounts it on its own rootfs mount point, which AppArmor allows for every lxcpath; lxc-copy -s, -e and
-snapshots know it.
+LXC mounts it on its own rootfs mount point, which AppArmor allows for every lxcpath and for users too.  LXC knows
+it at lxc-copy -s, -e and lxc-snapshot, but can neither copy it in full nor rename it (storage/overlay.c,
+ovl_clonepaths), which is why our hook over the same tree is taken where it may mount.
 """
 
 import os
@@ -37,4 +38,4 @@ def prepare(container: str, lower: str, part: str) -> Prepared:
         with overlay.mounted(lower, delta, work, target), Root.at(target) as root:
             yield root
 
-    return Prepared(Form.TREE, tuple(lines), (part,), opened, ("overlay",))
+    return Prepared(Form.OVERLAY, tuple(lines), (part,), opened, ("overlay",))
