@@ -21,8 +21,6 @@ from lxc_oci.kernel.root import Root, remove_tree
 SHARED_MEMORY = "/dev/shm"  # LXC's own /dev has none; --tmpfs sets its size
 DIRECTORY = "oci-py/volumes"  # below the container's directory
 _NAME_BYTES = 200
-# As podman: nothing in a volume gains privileges or is a device of the host.
-_OPTIONS = "bind,nosuid,nodev"
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,8 @@ def plan(
         except OSError as error:
             raise UsageError(f"--volume {bind.host!r:.200}: {error.strerror}", "create it on the host first") from error
         (directories if stat.S_ISDIR(status.st_mode) else files).append(target)
-        options = "rbind,nosuid,nodev" + (",ro" if bind.read_only else "")
+        # LXC sets the flags of a bind mount only where one of them is `ro` (conf.c mount_entry, 5.0 to 7.0).
+        options = "rbind,ro,nosuid,nodev" if bind.read_only else "rbind"
         ours[target] = mount_entry(bind.host, target[1:], "none", options)
     for memory in tmpfs:
         if paths.plain(memory.container, "--tmpfs") == SHARED_MEMORY:
@@ -84,7 +83,7 @@ def plan(
             continue  # what the user mounts keeps what is written below it
         volume = ImageVolume(_name(target), target)
         source = os.path.join(directory, DIRECTORY, volume.name)
-        theirs[target] = volume, mount_entry(source, target[1:], "none", _OPTIONS)
+        theirs[target] = volume, mount_entry(source, target[1:], "none", "bind")
         directories.append(target)
     # A mount on a path hides those below it, so the shorter come first.
     order = sorted(theirs)

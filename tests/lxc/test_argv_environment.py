@@ -150,7 +150,7 @@ def test_user_groups_and_directory(box: Box, verb: str, owner: int) -> None:
 
 
 def test_missing_program_is_said(box: Box) -> None:
-    box.make(image_config(entrypoint=("/bin/missing", "a b")))
+    box.make(image_config(entrypoint=("/bin/missing", "a\nb")))
     assert box.warnings == ["the image has no program '/bin/missing' that can be run"]
     assert box.run("lxc-execute", status=127).errors.startswith(b"lxc-oci-py: cannot run /bin/missing: errno 2")
     box.run("lxc-start", status=None)
