@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +22,7 @@ FORMAT = 1
 SYSTEM_STORE = "/var/lib/lxc-oci-py"
 DAMAGED = "damaged"  # a file in a tree or an index that verify found wrong
 REPLACED = "-replaced-"  # in the name of what stood there before; running containers may still use it
+_EXCHANGE = syscalls.RENAME_EXCHANGE
 _PARTS = ("images", "resolutions", "trees", "prefixes", "indexes", "blobs", "partial", "staging", "locks", "containers")
 
 
@@ -52,6 +53,7 @@ class Store:
     def __init__(self, path: str, caller: tuple[int, int] | None = None) -> None:
         """`caller` are the ids that lxc-create's own user has in here, which no file of a container has."""
         self.path = path
+        self._uses = 0  # how often in_use is held
         self.idmap = userns.current() if caller is None else userns.current().without(*caller)
 
     def at(self, *names: str) -> str:
@@ -62,7 +64,11 @@ class Store:
     def in_use(self) -> Iterator[None]:
         """Hold the store against prune, together with others, for as long as something is being made of it."""
         with durable.lock(self.at("locks", "store"), shared=True):
-            yield
+            self._uses += 1
+            try:
+                yield
+            finally:
+                self._uses -= 1
 
     @contextmanager
     def alone(self, *, wait: bool = True) -> Iterator[None]:
@@ -72,8 +78,11 @@ class Store:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Hold the lock of one digest, so that ten creates of one image make it once."""
-        with durable.lock(self.at("locks", key)):
+        """Hold the lock of one digest, so that ten creates of one image make it once.
+
+        Only while the store is in use: who holds it alone may take lock files away.
+        """
+        with nullcontext() if self._uses else self.in_use(), durable.lock(self.at("locks", key)):
             yield
 
     def stage(self) -> "Stage":
@@ -81,23 +90,24 @@ class Store:
         return Stage(self.at("staging"))
 
     def publish(self, staged: str, final: str) -> bool:
-        """Give `staged` (a path inside a Stage) its final name, everything flushed before.
+        """Give the directory `staged` (inside a Stage, and not empty) its final name, everything flushed before.
 
         Returns False, and leaves `staged`, when the name is taken by something sound: whoever was first made the same.
         What is marked as damaged is replaced; the old one stays beside it for containers that have it mounted.
         """
-        with self._directory_of(staged) as fd:
+        fd = os.open(os.path.dirname(staged), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
             syscalls.syncfs(fd)
-            name, target = os.fsencode(os.path.basename(staged)), os.fsencode(final)
-            try:
-                syscalls.renameat2(fd, name, syscalls.AT_FDCWD, target, syscalls.RENAME_NOREPLACE)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-                if not os.path.exists(os.path.join(final, DAMAGED)):
-                    return False
-                syscalls.renameat2(fd, name, syscalls.AT_FDCWD, target, syscalls.RENAME_EXCHANGE)
-                os.rename(staged, final + REPLACED + os.urandom(8).hex())
+        finally:
+            os.close(fd)
+        try:
+            os.rename(staged, final)  # onto a directory that is not empty: fails, on every file system
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            if not os.path.exists(os.path.join(final, DAMAGED)):
+                return False
+            _replace(staged, final)
         durable.sync_directory(os.path.dirname(final))
         return True
 
@@ -105,14 +115,6 @@ class Store:
         """Tell whether the store has something published under this name that is not known to be damaged."""
         path = self.at(*names)
         return os.path.isdir(path) and not os.path.exists(os.path.join(path, DAMAGED))
-
-    @contextmanager
-    def _directory_of(self, path: str) -> Iterator[int]:
-        fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
 
     def remove(self, path: str) -> None:
         """Take away something published: renamed into staging first, so that no half of it keeps its name."""
@@ -124,7 +126,7 @@ class Store:
             durable.sync_directory(os.path.dirname(path))
 
     def clear_leftovers(self) -> None:
-        """Remove staging places whose owner is dead."""
+        """Remove staging places whose owner is dead.  What cannot be removed stays: it is in nobody's way."""
         staging = self.at("staging")
         for name in os.listdir(staging):
             try:
@@ -134,10 +136,26 @@ class Store:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(staging, name)
-            except BlockingIOError:
+            except OSError:  # locked by the living, or made in a user namespace with other ids
                 pass
             finally:
                 os.close(fd)
+
+
+def _replace(staged: str, final: str) -> None:
+    """Put `staged` in the place of `final`, which stays beside it under another name.
+
+    It never lies in `staging`, not for a moment: containers may have it mounted, and leftovers are removed.
+    """
+    aside = final + REPLACED + os.urandom(8).hex()
+    os.rename(staged, aside)
+    try:
+        syscalls.renameat2(syscalls.AT_FDCWD, os.fsencode(aside), syscalls.AT_FDCWD, os.fsencode(final), _EXCHANGE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):  # a file system that cannot
+            raise
+        os.rename(final, final + REPLACED + os.urandom(8).hex())
+        os.rename(aside, final)
 
 
 class Stage:
@@ -153,9 +171,12 @@ class Stage:
             name = os.urandom(8).hex()
             path = os.path.join(self._parent, name)
             os.mkdir(path, 0o700)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Before it is locked another process may take it for a leftover.
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
             fcntl.flock(fd, fcntl.LOCK_EX)
-            # Between mkdir and flock another process may have taken it for a leftover.
             if os.fstat(fd).st_nlink and os.path.exists(path):
                 self.fd, self.path = fd, path
                 return self
@@ -199,8 +220,8 @@ def open_store(path: str, *, create: bool = True, caller: tuple[int, int] | None
             except FileExistsError:  # another create was faster
                 pass
             status = os.lstat(path)
-        else:
-            _check_ancestors(path)
+        # Also after making it: what was missing before may have been made by somebody else meanwhile.
+        _check_ancestors(path)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise UsageError(
                 f"the store {path} is not a directory of this user that nobody else can enter",
@@ -254,8 +275,9 @@ def _prepare(store: Store) -> None:
 
 def _check_ancestors(path: str) -> None:
     """Refuse a path that another user could have redirected or could redirect later (CVE-2021-41091)."""
-    # The last component is judged by the caller; those before may be links of root's, so the result counts.
-    ancestor = os.path.realpath(os.path.dirname(path))
+    # The last component is judged by the caller.  Those before may be links of root's: the directories that hold
+    # the links count, and where they lead.
+    above = os.path.dirname(path)
     trusted = {0, os.geteuid()}
     if not userns.current().initial:
         # Ids of the host are shown as the overflow id in here, and the calling user's as what lxc-create mapped
@@ -265,21 +287,26 @@ def _check_ancestors(path: str) -> None:
             trusted.add(os.stat(os.environ.get("HOME", "/")).st_uid)
         except OSError:
             pass
-    while True:
+    for ancestor in _upwards(above) | _upwards(os.path.realpath(above)):
         try:
             status = os.stat(ancestor)
         except FileNotFoundError:
-            pass
-        else:
-            loose = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
-            if status.st_uid not in trusted or loose:
-                raise UsageError(
-                    f"the store {path} would lie in {ancestor}, which another user can change",
-                    "choose a place below directories of root's with --store DIR",
-                )
-        if ancestor == "/":
-            return
-        ancestor = os.path.dirname(ancestor)
+            continue
+        loose = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        if status.st_uid not in trusted or loose:
+            raise UsageError(
+                f"the store {path} would lie in {ancestor}, which another user can change",
+                "choose a place below directories of root's with --store DIR",
+            )
+
+
+def _upwards(path: str) -> set[str]:
+    """Return `path` and all directories above it."""
+    found = {path}
+    while path != "/":
+        path = os.path.dirname(path)
+        found.add(path)
+    return found
 
 
 def no_space(error: OSError, what: str) -> OciError:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lxc_oci.errors import UsageError
+from lxc_oci.kernel import syscalls
 from lxc_oci.store import home
 
 
@@ -97,6 +98,7 @@ def test_leftovers_of_the_dead_go_and_work_of_the_living_stays(store: home.Store
     code = f"""
 import os, signal, sys
 sys.path[:] = {sys.path!r}
+from lxc_oci.kernel import syscalls
 from lxc_oci.store import home
 with home.open_store({store.path!r}).stage() as stage:
     open(stage.path + "/half", "w").close()
@@ -132,3 +134,105 @@ def test_default_path_of_root(environment: dict[str, str], expected: str) -> Non
 def test_a_relative_store_is_refused() -> None:
     with pytest.raises(UsageError, match="absolute"):
         home.default_path({"LXC_OCI_PY_STORE": "here"})
+
+
+# --- replacing what is damaged ---------------------------------------------------------------------------------
+
+
+def published(store: home.Store, content: str) -> bool:
+    with store.stage() as stage:
+        staged = os.path.join(stage.path, "tree")
+        os.mkdir(staged)
+        Path(staged, "who").write_text(content)
+        return store.publish(staged, store.at("trees", "x"))
+
+
+@pytest.mark.parametrize("refused", [None, 22, 38])
+def test_what_is_damaged_is_replaced_and_stays_beside(
+    store: home.Store, monkeypatch: pytest.MonkeyPatch, refused: int | None
+) -> None:
+    # EINVAL and ENOSYS are what file systems without RENAME_EXCHANGE say (NFS, some FUSE, old kernels).
+    def without(*arguments: object) -> None:
+        raise OSError(refused, "refused")
+
+    if refused is not None:
+        monkeypatch.setattr(syscalls, "renameat2", without)
+    published(store, "old")
+    Path(store.at("trees", "x", home.DAMAGED)).touch()
+    assert published(store, "new")
+    assert Path(store.at("trees", "x", "who")).read_text() == "new"
+    (aside,) = [name for name in os.listdir(store.at("trees")) if name != "x"]
+    assert aside.startswith("x" + home.REPLACED)
+    assert Path(store.at("trees", aside, "who")).read_text() == "old"
+    assert not published(store, "newer")
+
+
+def test_f01_a_kill_while_replacing_leaves_what_containers_mount(
+    store: home.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    published(store, "old")
+    Path(store.at("trees", "x", home.DAMAGED)).touch()
+    monkeypatch.setattr(syscalls, "renameat2", killed)
+    with pytest.raises(KeyboardInterrupt):
+        published(store, "new")
+    store.clear_leftovers()
+    assert Path(store.at("trees", "x", "who")).read_text() == "old"
+    monkeypatch.undo()
+    assert published(store, "newer")
+    assert Path(store.at("trees", "x", "who")).read_text() == "newer"
+
+
+def test_a_stage_that_another_process_takes_for_a_leftover_is_made_again(
+    store: home.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def and_cleared(path: str, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        monkeypatch.undo()
+        store.clear_leftovers()
+
+    monkeypatch.setattr(os, "mkdir", and_cleared)
+    with store.stage() as stage:
+        assert os.listdir(store.at("staging")) == [os.path.basename(stage.path)]
+
+
+def test_a_leftover_that_cannot_be_removed_hinders_nobody(store: home.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.makedirs(store.at("staging", "of-another-id-map", "x"))
+
+    def refused(fd: int, name: bytes) -> None:
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(home, "remove_tree", refused)
+    store.clear_leftovers()
+    assert os.listdir(store.at("staging")) == ["of-another-id-map"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+def test_p18_a_link_in_another_user_s_directory_is_refused(tmp_path: Path) -> None:
+    for name in ("loose", "good"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "loose/link").symlink_to(tmp_path / "good")
+    home.open_store(str(tmp_path / "loose/link/store"))
+    os.chown(tmp_path / "loose", 12345, 0)
+    with pytest.raises(UsageError, match="another user can change"):
+        home.open_store(str(tmp_path / "loose/link/store"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+def test_p18_what_another_user_makes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o1777)
+    mkdir = os.mkdir
+
+    def others_first(path: str, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        if os.path.basename(path) == "between":
+            os.chown(path, 12345, 0)
+            raise FileExistsError(17, "exists")
+
+    monkeypatch.setattr(os, "mkdir", others_first)
+    with pytest.raises(UsageError, match="another user can change"):
+        home.open_store(str(tmp_path / "between/store"))
