@@ -15,7 +15,6 @@ from collections.abc import Callable
 from lxc_oci.errors import NoSpaceError, RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
-from lxc_oci.image.mediatype import size_may_be_less
 from lxc_oci.kernel import durable
 from lxc_oci.limits import Limits
 from lxc_oci.source.source import Blob, RawReader, Source
@@ -35,6 +34,7 @@ class CachingSource:
         self._store = store
         self._connect = connect
         self._source: Source | None = None
+        self._written: dict[Digest, _Mark] = {}  # copies that a reader of this source has read or written to their end
 
     @property
     def behind(self) -> Source:
@@ -66,24 +66,77 @@ class CachingSource:
 
     def open(self, descriptor: Descriptor, offset: int = 0) -> RawReader:
         """Open a blob: the kept one, or what is left of a partial one and then the source behind."""
+        return self._open(descriptor, offset, wait=False)
+
+    def open_alone(self, descriptor: Descriptor) -> RawReader:
+        """As `open`, but wait for whoever fetches the same blob: the copy, if there is space for one, is ours."""
+        return self._open(descriptor, 0, wait=True)
+
+    def _open(self, descriptor: Descriptor, offset: int, *, wait: bool) -> RawReader:
         if offset:
             return self.behind.open(descriptor, offset)
         path = blob_path(self._store, descriptor.digest)
-        try:
-            return _File(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-        except FileNotFoundError:
-            pass
         partial = partial_path(self._store, descriptor.digest)
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        while True:
+            try:
+                return _File(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            except FileNotFoundError:
+                pass
+            fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                # Somebody else fetches the same blob for another tree: then both fetch, and one keeps.
+                os.close(fd)
+                return self.behind.open(descriptor)
+            status = os.fstat(fd)
+            if not status.st_nlink:  # dropped, or moved to its final name and dropped there, before we had the lock
+                os.close(fd)
+                continue
+            if os.path.exists(path):  # moved
+                os.close(fd)
+                continue
+            if status.st_size > descriptor.size:
+                os.ftruncate(fd, 0)
+            return _Partial(fd, descriptor, self)
+
+    def wrote(self, digest: Digest, fd: int) -> None:
+        """Note that the open file is a copy of the whole blob, if the reader above found the bytes right."""
+        self._written[digest] = _mark(fd)
+
+    def keep(self, descriptor: Descriptor) -> bool:
+        """Publish the copy of a blob whose verified end the reader above has seen.
+
+        Returns False where there is none: no space was left for it, or another process has the only one.
+        Raises NoSpaceError and OciError.
+        """
+        mark = self._written.get(descriptor.digest)
+        path = blob_path(self._store, descriptor.digest)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # Somebody else fetches the same blob for another tree: then both fetch, and one keeps.
+            fd = os.open(partial_path(self._store, descriptor.digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return os.path.exists(path)
+        try:
+            # Verified were the bytes of that very file, which nobody has touched since.
+            if mark is None or _mark(fd) != mark:
+                return os.path.exists(path)
+            os.fsync(fd)
+            os.rename(partial_path(self._store, descriptor.digest), path)
+            durable.sync_directory(self._store.at("blobs"))
+        except OSError as error:
+            raise no_space(error, f"blob {descriptor.digest}") from error
+        finally:
             os.close(fd)
-            return self.behind.open(descriptor)
-        if os.fstat(fd).st_size > descriptor.size:
-            os.ftruncate(fd, 0)
-        return _Partial(fd, descriptor, self)
+        return True
+
+
+_Mark = tuple[int, int, int]
+
+
+def _mark(fd: int) -> _Mark:
+    """Return what a file differs in from every other, and from itself after a change."""
+    status = os.fstat(fd)
+    return status.st_ino, status.st_size, status.st_ctime_ns
 
 
 class _File:
@@ -120,10 +173,12 @@ class _Partial:
             return data
         if self._raw is None:
             if self._position == self._descriptor.size:
-                return b""
+                return self._end()
             self._raw = self._source.behind.open(self._descriptor, self._position)
         data = self._raw.read(size)
-        if data and self._keep:
+        if not data:
+            return self._end()
+        if self._keep:
             try:
                 self._write(data)
             except OSError as error:
@@ -134,6 +189,11 @@ class _Partial:
                 os.ftruncate(self._fd, 0)
         self._position += len(data)
         return data
+
+    def _end(self) -> bytes:
+        if self._keep:
+            self._source.wrote(self._descriptor.digest, self._fd)
+        return b""
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -168,45 +228,40 @@ def fetch(store: Store, source: Source, descriptor: Descriptor, what: str, on_by
     caching = source if isinstance(source, CachingSource) else CachingSource(store, lambda: source)
     with store.locked("blob-" + directory_name(descriptor.digest)):
         try:
-            with Blob(caching.open(descriptor), descriptor, what) as reader:
+            with Blob(caching.open_alone(descriptor), descriptor, what) as reader:
                 while data := reader.read(_CHUNK):
                     on_bytes(len(data))
+                if not caching.keep(descriptor):  # while the reader has the copy locked
+                    raise NoSpaceError(f"no space left while fetching {what}", "free some space, then try again")
         except RefusedError:
             forget(store, descriptor.digest)
             raise
-        if not os.path.exists(path) and not keep(store, descriptor):
-            raise NoSpaceError(f"no space left while fetching {what}", "free some space, then try again")
     return path
 
 
-def keep(store: Store, descriptor: Descriptor) -> bool:
-    """Publish a blob that was just read to its verified end.  Returns False where the store has no full copy."""
-    partial = partial_path(store, descriptor.digest)
+def drop(store: Store, digest: Digest) -> None:
+    """Forget a partial blob whose content now lies in a tree or an index.
+
+    A whole one stays for prune: containers of another form may use it.  So does one that another process writes.
+    """
+    path = partial_path(store, digest)
     try:
-        fd = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return os.path.exists(blob_path(store, descriptor.digest))
+        return
     try:
-        if os.fstat(fd).st_size != descriptor.size and not size_may_be_less(descriptor.media_type):
-            return False
-        os.fsync(fd)
-        os.rename(partial, blob_path(store, descriptor.digest))
-    except OSError as error:
-        raise no_space(error, f"blob {descriptor.digest}") from error
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:
+            _unlink(path)
+    except BlockingIOError:
+        pass
     finally:
         os.close(fd)
-    durable.sync_directory(store.at("blobs"))
-    return True
-
-
-def drop(store: Store, digest: Digest) -> None:
-    """Forget a partial blob whose content now lies in a tree or an index."""
-    _unlink(partial_path(store, digest))
 
 
 def forget(store: Store, digest: Digest) -> None:
     """Forget a blob, whole or partial, whose bytes were found wrong: the next pull fetches it anew."""
-    _unlink(partial_path(store, digest))
+    drop(store, digest)
     _unlink(blob_path(store, digest))
 
 

@@ -2,11 +2,12 @@
 """Blobs in the store: resumed, kept, shared, and forgotten when they are wrong."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from lxc_oci.errors import RefusedError
+from lxc_oci.errors import NoSpaceError, RefusedError
 from lxc_oci.image.digest import sha256
 from lxc_oci.image.manifest import Descriptor
 from lxc_oci.limits import Limits
@@ -124,3 +125,76 @@ def test_two_readers_of_one_blob_do_not_wait_for_each_other(store: home.Store) -
         while data := second.read(1 << 20):
             parts.append(data)
     assert b"".join(parts) == CONTENT
+
+
+# --- several processes and one blob ----------------------------------------------------------------------------
+
+
+def test_who_wants_a_file_waits_for_who_only_reads(store: home.Store) -> None:
+    """A tree is made of the layer while a container wants it as a file: it must get one, and not "no space"."""
+    memory = Memory()
+    reading = blobs.CachingSource(store, lambda: memory)
+    first = Blob(reading.open(LAYER), LAYER, "a")
+    first.read(1000)
+    with ThreadPoolExecutor() as pool:
+        wanted = pool.submit(fetch, store, memory)
+        while first.read(1 << 20):
+            pass
+        first.close()
+        blobs.drop(store, LAYER.digest)  # the tree is published; perhaps before, perhaps after the other one looks
+        path = wanted.result(timeout=60)
+    assert Path(path).read_bytes() == CONTENT
+    assert os.listdir(store.at("partial")) == []
+
+
+def test_p17_a_copy_that_another_process_writes_is_never_kept_unverified(store: home.Store) -> None:
+    good, wrong = Memory(), Memory(CONTENT[:-1] + b"x")
+    other, ours = blobs.CachingSource(store, lambda: wrong), blobs.CachingSource(store, lambda: good)
+    theirs = other.open(LAYER)
+    while theirs.read(1 << 20):  # all of it is in the file of the right size, and nobody has verified it
+        pass
+    with Blob(ours.open(LAYER), LAYER, "ours") as reader:
+        while reader.read(1 << 20):
+            pass
+    assert not ours.keep(LAYER)
+    theirs.close()
+    assert not ours.keep(LAYER)
+    assert os.listdir(store.at("blobs")) == []
+
+
+def test_what_another_process_writes_is_not_dropped(store: home.Store) -> None:
+    memory = Memory()
+    writing = blobs.CachingSource(store, lambda: memory)
+    with Blob(writing.open(LAYER), LAYER, "a") as reader:
+        reader.read(1000)
+        blobs.drop(store, LAYER.digest)
+        blobs.forget(store, LAYER.digest)
+        while reader.read(1 << 20):
+            pass
+        assert writing.keep(LAYER)
+    assert fetch(store, memory) == blobs.blob_path(store, LAYER.digest)
+    assert memory.opened == [0]
+
+
+def test_a_whole_blob_stays_when_a_tree_is_made_of_it(store: home.Store) -> None:
+    # A container of another form may mount it.
+    path = fetch(store, Memory())
+    blobs.drop(store, LAYER.digest)
+    assert Path(path).read_bytes() == CONTENT
+
+
+def test_f03_without_space_for_the_copy_a_read_goes_on_and_a_file_is_refused(
+    store: home.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, data: bytes, position: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    source = blobs.CachingSource(store, Memory)
+    with Blob(source.open(LAYER), LAYER, "a") as reader:
+        assert b"".join(iter(lambda: reader.read(1 << 20), b"")) == CONTENT
+    assert not source.keep(LAYER)
+    with pytest.raises(NoSpaceError, match="no space left while fetching layer 0"):
+        fetch(store, Memory())
+    monkeypatch.undo()
+    assert Path(fetch(store, Memory())).read_bytes() == CONTENT
