@@ -6,18 +6,21 @@ snapshotted or restored without us, so the search is for names of the store's pa
 that a container of ours has, not for references that we wrote.
 """
 
+import glob
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from lxc_oci.store import containers
+from lxc_oci.store.containers import Reference
 from lxc_oci.store.home import Store
 
-SYSTEM_LXCPATH = "/var/lib/lxc"
 # How parts of the store are named, whatever the path before them: a store may have been moved.
 _PART = re.compile(rb"\b(trees|indexes|blobs|images)/([A-Za-z0-9-]{64,})")
+_GENERATION = re.compile(r"g[0-9]+\Z")
 _MOUNT = "a mount"
+_IDENTITY = "oci-py/id"  # in a container's directory
 _MAXIMUM = 16 << 20  # bytes of one file that are searched; LXC configurations have a few thousand
 
 
@@ -41,40 +44,60 @@ class Marks:
         return part in self.users
 
 
-def collect(store: Store, on_step: Callable[[], None] = lambda: None) -> Marks:
+def collect(store: Store, lxcpaths: Iterable[str] = (), on_step: Callable[[], None] = lambda: None) -> Marks:
     """Look at every container of every known lxcpath, every mount and every reference.
 
-    `on_step` is called for each container, for progress.  What cannot be read is skipped only when it is gone.
+    `lxcpaths` are looked at beside those that references name; `on_step` is called for each container, for progress.
+    Raises OSError for what cannot be read and is there: it might name something.
     """
     marks = Marks()
-    lxcpaths = {SYSTEM_LXCPATH}
+    known = set(lxcpaths)
+    # The references first: a container that is renamed while its lxcpath is read is found by one of its names.
     for reference in containers.every(store):
         on_step()
-        lxcpaths.add(reference.lxcpath)
-        directory = os.path.join(reference.lxcpath, reference.name)
-        if os.path.isdir(directory) or not os.path.isdir(reference.lxcpath):
-            # A missing lxcpath may be a disk that is not mounted now.
+        known.add(reference.lxcpath)
+        if _lives(reference):
             for part in (*reference.uses, f"images/{reference.image.replace(':', '-')}"):
-                marks.add(part, directory)
+                marks.add(part, os.path.join(reference.lxcpath, reference.name))
         else:
             marks.stale.append(reference.identity)
-    for lxcpath in sorted(lxcpaths):
+    for lxcpath in sorted(known):
         for directory in _container_directories(lxcpath):
             on_step()
             for path in _files(directory):
                 for part in _parts(path):
                     marks.add(part, directory)
     for path in _mount_tables():
-        for part in _parts(path):
+        try:
+            found = _parts(path)
+        except OSError:  # the process has ended
+            continue
+        for part in found:
             marks.add(part, _MOUNT)
     return marks
 
 
+def _lives(reference: Reference) -> bool:
+    """Tell whether the container of a reference is there, or may be: its disk may not be mounted now."""
+    if not os.path.isdir(reference.lxcpath):
+        return True
+    directory = os.path.join(reference.lxcpath, reference.name)
+    try:
+        with open(os.path.join(directory, _IDENTITY), "rb") as file:
+            found = file.read(100).strip()
+    except OSError:
+        return os.path.isdir(directory)
+    # Another one of the same name, whose own files say what it uses.
+    return found in (b"", reference.identity.encode())
+
+
 def _container_directories(lxcpath: str) -> Iterator[str]:
-    """Yield the directories of containers, and of their snapshots (LXCPATH/NAME/snaps/snapN)."""
+    """Yield the directories of containers, and of their snapshots (LXCPATH/NAME/snaps/snapN, of old LXCPATHsnaps)."""
     for directory in _subdirectories(lxcpath):
         yield directory
         yield from _subdirectories(os.path.join(directory, "snaps"))
+    for directory in _subdirectories(f"{lxcpath}snaps"):
+        yield from _subdirectories(directory)
 
 
 def _subdirectories(path: str) -> list[str]:
@@ -89,40 +112,50 @@ def _files(directory: str) -> Iterator[str]:
     """Yield the files of a container that may name parts of the store."""
     yield os.path.join(directory, "config")
     ours = os.path.join(directory, "oci-py")
-    try:
-        names = os.listdir(ours)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
-        if name.endswith(".json"):
-            yield os.path.join(ours, name)
+    for place in (ours, *_generations(ours)):  # the generations that a rollback may go back to
+        try:
+            names = os.listdir(place)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for name in names:
+            if name.endswith(".json"):
+                yield os.path.join(place, name)
+
+
+def _generations(ours: str) -> list[str]:
+    return [path for path in _subdirectories(ours) if _GENERATION.match(os.path.basename(path))]
 
 
 def _mount_tables() -> Iterator[str]:
-    """Yield the mount tables of all processes, one for each mount namespace."""
+    """Yield the mount tables of all processes, one for each mount namespace, and the files behind loop devices."""
     seen = set()
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
             namespace = os.readlink(f"/proc/{name}/ns/mnt")
-        except OSError:  # gone, or not ours to see
+        except FileNotFoundError:
             continue
+        except OSError:  # of another user namespace: its table may be read all the same
+            namespace = name
         if namespace not in seen:
             seen.add(namespace)
             yield f"/proc/{name}/mountinfo"
+    yield from glob.iglob("/sys/block/loop*/loop/backing_file")
 
 
 def _parts(path: str) -> set[str]:
+    """Return the parts that a file names, none when there is no such file.  Raises OSError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        # A link is followed: people keep configurations elsewhere, and only names are searched for.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     try:
         content = b""
         while len(content) < _MAXIMUM and (part := os.read(fd, 1 << 20)):
             content += part
-    except OSError:  # a directory, or a process that ended
+    except IsADirectoryError:
         return set()
     finally:
         os.close(fd)

@@ -5,12 +5,14 @@ The caller holds the store alone (Store.alone), so no create runs; starts are sa
 named in a configuration.
 """
 
+import glob
 import os
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lxc_oci.store import containers, marks, prefixes
+from lxc_oci.store import containers, marks, prefixes, resolutions
 from lxc_oci.store.home import REPLACED, Store
 
 RECENT_SECONDS = 24 * 60 * 60
@@ -34,30 +36,36 @@ class Plan:
     stale: tuple[str, ...]  # references of containers that are gone
 
 
-def plan(store: Store, on_step: Callable[[], None] = lambda: None) -> Plan:
-    """Find what nobody uses.  Changes nothing but the times by which "lately" is told."""
-    found = marks.collect(store, on_step)
+def plan(store: Store, lxcpaths: Iterable[str] = (), on_step: Callable[[], None] = lambda: None) -> Plan:
+    """Find what nobody uses; `lxcpaths` as for marks.collect.  Changes nothing but the times by which "lately" is told.
+
+    Raises OSError.
+    """
+    found = marks.collect(store, lxcpaths, on_step)
     now = time.time()
-    candidates = []
-    for part in _PARTS:
+    unused: list[tuple[str, bool]] = []
+    for part in (*_PARTS, "partial"):
         for name in sorted(os.listdir(store.at(part))):
             on_step()
             path = store.at(part, name)
             base, replaced, _ = name.partition(REPLACED)
             if found.mounted(f"{part}/{base}") if replaced else found.used(f"{part}/{name}"):
                 touch(path)
-                continue
-            candidates.append(Candidate(f"{part}/{name}", disk_usage(path), now - used_at(path) < RECENT_SECONDS))
-    for name in sorted(os.listdir(store.at("partial"))):
-        path = store.at("partial", name)
-        candidates.append(Candidate(f"partial/{name}", disk_usage(path), now - used_at(path) < RECENT_SECONDS))
+            else:
+                unused.append((f"{part}/{name}", now - used_at(path) < RECENT_SECONDS))
+    candidates = []
+    links: Links = {}
+    # What goes without --force is counted first: a file that a recent tree shares with it is freed by both only.
+    for part, recent in sorted(unused, key=lambda item: item[1]):
+        on_step()
+        candidates.append(Candidate(part, disk_usage(store.at(part), links), recent))
     return Plan(tuple(candidates), tuple(found.stale))
 
 
 def carry_out(
     store: Store, chosen: Plan, *, force: bool, on_step: Callable[[], None] = lambda: None
 ) -> list[Candidate]:
-    """Remove the candidates of a plan made under the same lock, the recent ones only with `force`."""
+    """Remove the candidates of a plan made under the same lock, the recent ones only with `force`.  Raises OSError."""
     removed = []
     for candidate in chosen.candidates:
         on_step()
@@ -68,7 +76,19 @@ def carry_out(
     for identity in chosen.stale:
         containers.forget(store, identity)
     prefixes.forget_missing(store)
+    resolutions.forget_missing(store)
+    _remove_leftovers(store)
     return removed
+
+
+def _remove_leftovers(store: Store) -> None:
+    """Remove what only the living need, as nobody else is here: lock files, and temporary names of killed processes."""
+    for entry in os.scandir(store.at("locks")):
+        if entry.name != "store":
+            os.unlink(entry.path)
+    for pattern in (".*.tmp", "*/.*.tmp", "images/*/.*.tmp"):
+        for path in glob.glob(pattern, root_dir=store.path, include_hidden=True):
+            os.unlink(store.at(path))
 
 
 def touch(path: str) -> None:
@@ -87,33 +107,37 @@ def used_at(path: str) -> float:
         return 0.0
 
 
-def disk_usage(path: str) -> int:
-    """Return the bytes on disk below `path` that nothing else holds: files with more links than are found here
-    are shared with another tree."""
+# inode → how many of its names were found; what frees it is the last
+Links = dict[int, int]
+
+
+def disk_usage(path: str, links: Links) -> int:
+    """Return the bytes on disk that the removal of `path` frees, after all else that was counted with these `links`.
+
+    A file with more names than were found is shared with another tree, and is not freed.
+    """
     total = 0
-    links: dict[int, tuple[int, int]] = {}
     pending = [path]
     while pending:
         current = pending.pop()
         try:
             status = os.lstat(current)
-            if os.path.isdir(current) and not os.path.islink(current):
-                total += status.st_blocks * 512
+            total += _freed(status, links)
+            if stat.S_ISDIR(status.st_mode):
                 with os.scandir(current) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(entry.path)
-                            continue
-                        inner = entry.stat(follow_symlinks=False)
-                        if inner.st_nlink == 1:
-                            total += inner.st_blocks * 512
                         else:
-                            seen, _ = links.get(inner.st_ino, (0, 0))
-                            links[inner.st_ino] = (seen + 1, inner.st_blocks * 512)
-                            if seen + 1 == inner.st_nlink:
-                                total += inner.st_blocks * 512
-            else:
-                total += status.st_blocks * 512
+                            total += _freed(entry.stat(follow_symlinks=False), links)
         except FileNotFoundError:
             continue
     return total
+
+
+def _freed(status: os.stat_result, links: Links) -> int:
+    if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
+        found = links[status.st_ino] = links.get(status.st_ino, 0) + 1
+        if found < status.st_nlink:
+            return 0
+    return status.st_blocks * 512

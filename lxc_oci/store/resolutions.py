@@ -6,12 +6,14 @@ The key holds the name under which a registry handed the image out: knowing a di
 """
 
 import hashlib
+import os
 
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.platform import Platform
 from lxc_oci.kernel import durable
 from lxc_oci.store.home import Store
+from lxc_oci.store.images import directory_name
 
 
 def remember(store: Store, name: str, root: Digest, platform: Platform, manifest: Digest) -> None:
@@ -23,8 +25,24 @@ def remember(store: Store, name: str, root: Digest, platform: Platform, manifest
 
 def lookup(store: Store, name: str, root: Digest, platform: Platform) -> Digest | None:
     """Return the manifest's digest, or None when this name did not lead to it before."""
+    return _read(_path(store, name, root, platform))
+
+
+def forget_missing(store: Store) -> None:
+    """Remove what leads to images that are gone."""
+    for name in os.listdir(store.at("resolutions")):
+        path = store.at("resolutions", name)
+        image = _read(path)
+        if image is None or not os.path.isdir(store.at("images", directory_name(image))):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+
+
+def _read(path: str) -> Digest | None:
     try:
-        with open(_path(store, name, root, platform), encoding="ascii") as file:
+        with open(path, encoding="ascii") as file:
             return Digest(file.read(200))
     except (FileNotFoundError, RefusedError, UnicodeDecodeError):
         return None

@@ -50,6 +50,12 @@ def source_options(arguments: argparse.Namespace, temporary: str) -> SourceOptio
     )
 
 
+def lxcpaths() -> set[str]:
+    """Return where containers of whoever calls may be, even if none was ever made there by us."""
+    found = {default_lxcpath()}
+    return found | {lxcpath.SYSTEM_LXCPATH} if userns.current().initial else found
+
+
 def default_lxcpath() -> str:
     """Return where LXC keeps the containers of whoever calls."""
     return lxcpath.default(os.environ, user=not userns.current().initial)

@@ -11,7 +11,7 @@ from lxc_oci.image import config as configs
 from lxc_oci.log import Log, escape
 from lxc_oci.progress import Counter, size
 from lxc_oci.store import images, inventory, marks
-from lxc_oci.verbs import open_store
+from lxc_oci.verbs import lxcpaths, open_store
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, log: Log) -> int:
     """Print a table, or JSON; return 0."""
     store = open_store(arguments, create=True)
     with Counter(sys.stderr, "looking at containers", arguments.quiet) as counter, store.in_use():
-        found = marks.collect(store, counter.step)
+        found = marks.collect(store, lxcpaths(), counter.step)
         known = inventory.trees_by_layers(store)
         rows = []
         for image in images.every(store):

@@ -8,14 +8,14 @@ from lxc_oci import jsonio
 from lxc_oci.log import Log
 from lxc_oci.progress import Counter, size
 from lxc_oci.store import prune
-from lxc_oci.verbs import open_store
+from lxc_oci.verbs import lxcpaths, open_store
 
 
 def run(arguments: argparse.Namespace, log: Log) -> int:
     """Say what goes, remove it unless --dry-run; return 0."""
     store = open_store(arguments, create=True)
     with Counter(sys.stderr, "looking at containers", arguments.quiet) as counter, store.alone():
-        plan = prune.plan(store, counter.step)
+        plan = prune.plan(store, lxcpaths(), counter.step)
         if arguments.dry_run:
             removed = [item for item in plan.candidates if arguments.force or not item.recent]
         else:
