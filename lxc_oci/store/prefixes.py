@@ -13,26 +13,37 @@ from lxc_oci.store.home import Store
 
 def note(store: Store, chain: Sequence[Digest], tree: str) -> None:
     """Note that `tree` (its directory's name) holds every prefix of `chain`.  Raises OSError."""
-    directory = store.at("prefixes")
     for identity in chain:
-        path = os.path.join(directory, identity.hex)
-        if not os.path.lexists(path):
-            try:
-                os.symlink(tree, path)
-            except FileExistsError:
-                pass
+        path = store.at("prefixes", identity.hex)
+        if _hint(store, identity) is not None:
+            continue
+        try:
+            os.unlink(path)  # it led to a tree that is gone
+        except FileNotFoundError:
+            pass
+        try:
+            os.symlink(tree, path)
+        except FileExistsError:
+            pass
 
 
 def find(store: Store, chain: Sequence[Digest]) -> tuple[str, int] | None:
     """Return the tree that shares the longest prefix with `chain`, and the number of layers shared, or None."""
     for count in range(len(chain), 0, -1):
-        try:
-            tree = os.readlink(store.at("prefixes", chain[count - 1].hex))
-        except OSError:
-            continue
-        if tree == os.path.basename(tree) and store.has("trees", tree):
+        tree = _hint(store, chain[count - 1])
+        if tree is not None:
             return tree, count
     return None
+
+
+def _hint(store: Store, identity: Digest) -> str | None:
+    """Return the tree that a hint names, if there is one and it is sound."""
+    try:
+        tree = os.readlink(store.at("prefixes", identity.hex))
+    except OSError:
+        return None
+    plain = tree == os.path.basename(tree) and tree not in (".", "..")
+    return tree if plain and store.has("trees", tree) else None
 
 
 def forget_missing(store: Store) -> None:
@@ -47,5 +58,5 @@ def forget_missing(store: Store) -> None:
         try:
             if not os.path.isdir(store.at("trees", os.readlink(path))):
                 os.unlink(path)
-        except FileNotFoundError:
+        except OSError:  # gone, or no link
             continue
