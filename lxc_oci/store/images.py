@@ -73,33 +73,33 @@ def save(
 ) -> None:
     """Keep an image, or add a name to one that is kept.  Raises OSError."""
     known = load(store, digest)
-    if (
-        known is not None
-        and name in known.names
-        and reference in known.references
-        and set(indexes) <= set(known.indexes)
-    ):
+    if known is not None and _knows(known, name, reference, indexes):
         return
-    facts = {
-        "config": digests.sha256(raw_config),
-        "names": sorted({*(known.names if known else ()), name}),
-        "references": sorted({*(known.references if known else ()), reference}),
-        "indexes": sorted({*(known.indexes if known else ()), *indexes}),
-        "added": known.added if known else added,
-    }
     path = store.at("images", directory_name(digest))
     with store.locked("image-" + directory_name(digest)):
-        if known is None:
-            store.remove(path)  # damaged, or not there
-            with store.stage() as stage:
-                staged = os.path.join(stage.path, "image")
-                os.mkdir(staged, 0o700)
-                durable.replace_file(os.path.join(staged, "manifest.json"), raw_manifest)
-                durable.replace_file(os.path.join(staged, "config.json"), raw_config)
-                durable.replace_file(os.path.join(staged, "facts.json"), jsonio.dump(facts))
-                store.publish(staged, path)
-        else:
+        known = load(store, digest)  # another process may have been faster
+        facts = {
+            "config": digests.sha256(raw_config),
+            "names": sorted({*(known.names if known else ()), name}),
+            "references": sorted({*(known.references if known else ()), reference}),
+            "indexes": sorted({*(known.indexes if known else ()), *indexes}),
+            "added": known.added if known else added,
+        }
+        if known is not None:
             durable.write_file(os.path.join(path, "facts.json"), jsonio.dump(facts))
+            return
+        store.remove(path)  # damaged, or not there
+        with store.stage() as stage:
+            staged = os.path.join(stage.path, "image")
+            os.mkdir(staged, 0o700)
+            durable.replace_file(os.path.join(staged, "manifest.json"), raw_manifest)
+            durable.replace_file(os.path.join(staged, "config.json"), raw_config)
+            durable.replace_file(os.path.join(staged, "facts.json"), jsonio.dump(facts))
+            store.publish(staged, path)
+
+
+def _knows(image: StoredImage, name: str, reference: str, indexes: Sequence[Digest]) -> bool:
+    return name in image.names and reference in image.references and set(indexes) <= set(image.indexes)
 
 
 def every(store: Store) -> Iterator[StoredImage]:

@@ -13,7 +13,7 @@ from lxc_oci.image.manifest import Descriptor, Manifest
 from lxc_oci.image.mediatype import LayerKind, layer_kind
 from lxc_oci.limits import Limits
 from lxc_oci.store import trees
-from lxc_oci.store.home import Store
+from lxc_oci.store.home import REPLACED, Store
 from lxc_oci.store.images import StoredImage, directory_name
 
 
@@ -44,7 +44,7 @@ def trees_by_layers(store: Store) -> dict[tuple[Digest, ...], list[str]]:
     found: dict[tuple[Digest, ...], list[str]] = {}
     for name in sorted(os.listdir(store.at("trees"))):
         tree = trees.facts(store, name)
-        if tree is not None:
+        if tree is not None and REPLACED not in name:
             found.setdefault(tree.layers, []).append(name)
     return found
 

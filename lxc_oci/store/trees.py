@@ -115,7 +115,8 @@ def copy(store: Store, layers: Sequence[Digest], root: Root) -> int:
             rebuild(larger, record, aside, base[1], root, link=False)
     except (OciError, FileNotFoundError):
         for name in os.listdir(root.fd):
-            remove_tree(root.fd, os.fsencode(name))
+            if name != "lost+found":  # of a container's own file system
+                remove_tree(root.fd, os.fsencode(name))
         return 0
     return base[1]
 
@@ -141,14 +142,19 @@ def _apply(store: Store, base: tuple[str, int] | None, layers: Sequence[Digest],
 
     with store.stage() as stage, ExitStack() as stack:
         staged = os.path.join(stage.path, "tree")
-        for name, mode in ((staged, 0o700), (f"{staged}/rootfs", 0o755), (f"{staged}/displaced", 0o700)):
-            os.mkdir(name, mode)
+        for name in (staged, f"{staged}/rootfs", f"{staged}/displaced"):
+            os.mkdir(name, 0o700)
+        os.chmod(f"{staged}/rootfs", 0o755)  # where the image says nothing of `/`, whatever the umask
         root = stack.enter_context(Root.at(f"{staged}/rootfs"))
         aside = stack.enter_context(Root.at(f"{staged}/displaced"))
         file = stack.enter_context(open(f"{staged}/record", "xb"))
         lower = Rebuilt(0, 0, 0) if base is None else _rebuild(store, base, root, file)
         writer = RecordWriter(file)
-        fill(root, base[1] if base else 0, writer, Displaced(aside.fd))
+        before = os.umask(0)
+        try:
+            fill(root, base[1] if base else 0, writer, Displaced(aside.fd))
+        finally:
+            os.umask(before)
         facts = TreeFacts(tuple(layers), lower.size + writer.size, lower.shared, lower.entries + writer.entries)
         _write_facts(staged, facts)
         store.publish(staged, path)
