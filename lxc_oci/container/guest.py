@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lxc_oci.container import (
     command,
     environment,
+    generation,
     guestfiles,
     idmap,
     lxcconfig,
@@ -35,7 +36,7 @@ from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
 
 SHARE = "/usr/share/lxc/config"
-GUEST_DIRECTORY = "oci-py/guest"  # below the container's directory
+GUEST_DIRECTORY = generation.guest_directory(generation.FIRST)
 MOUNT_POINT = ".oci-py"
 WRAPPER = f"/{MOUNT_POINT}/init"
 CONSOLE_LOG = "console.log"
@@ -57,6 +58,7 @@ class HostFacts:
     resolv_conf: bytes
     safe_path: Callable[[str], bool]  # whether only root can fill a directory of the host
     share: str = SHARE
+    guest_directory: str = GUEST_DIRECTORY  # of the generation that is planned
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def plan_guest(
         overrides.hostname or host.name, "--hostname" if overrides.hostname else "the container's name"
     )
     identity = _identity(config, overrides, root, host, limits, warn)
-    mounts = volumes.plan(config.volumes, overrides.volumes, overrides.tmpfs, root, host.directory)
+    mounts = volumes.plan(config.volumes, overrides.volumes, overrides.tmpfs, root, host.directory, warn)
     variables = environment.plan(config.env, overrides.env, identity.home, host.lxc_major, host.safe_path, limits, warn)
     arguments = _arguments(config, overrides, root, limits)
     system = _is_system_init(arguments[0])
@@ -145,7 +147,7 @@ def plan_guest(
     values = command.values(arguments, host.lxc_major)
     if variables.wrapped or inside or values.init is None or values.execute is None:
         binary = _build(arguments, variables, directory if inside else "", config, host)
-        source = os.path.join(host.directory, GUEST_DIRECTORY)
+        source = os.path.join(host.directory, host.guest_directory)
         image.append(lxcconfig.mount_entry(source, MOUNT_POINT, "none", "bind,ro,nosuid,nodev,create=dir"))
         values = command.Values(WRAPPER, WRAPPER)
     else:
@@ -196,7 +198,7 @@ def write_guest(guest: Guest, root: Root, host: HostFacts) -> None:
     if not guest.wrapper:
         return
     _make_mount_point(root)
-    home = os.path.join(host.directory, GUEST_DIRECTORY)
+    home = os.path.join(host.directory, host.guest_directory)
     os.makedirs(home, mode=0o755, exist_ok=True)
     os.chmod(home, 0o755)  # the umask is undone: in the guest any user enters it
     durable.replace_file(os.path.join(home, os.path.basename(WRAPPER)), guest.wrapper, guest.wrapper_mode)

@@ -141,7 +141,11 @@ def read(path: str, depth: int = 0) -> list[Line]:
     Raises OSError for `path` itself.
     """
     with open(path, "rb") as file:
-        text = file.read()
+        return expand(file.read(), depth)
+
+
+def expand(text: bytes, depth: int = 0) -> list[Line]:
+    """Return the lines of the configuration `text`, as `read` does of a file."""
     found: list[Line] = []
     for line in parse(text):
         if line.key != "lxc.include":
@@ -185,23 +189,35 @@ IMAGE_BLOCK = "image block"
 OPTIONS_BLOCK = "options block"
 
 
-def block(name: str, lines: Sequence[Line]) -> bytes:
-    """Return `lines` between the two comments that let a later update find and replace them."""
-    return _begin(name) + b"".join(render(line) for line in lines) + _end(name)
+def block(name: str, lines: Sequence[Line], note: str = "") -> bytes:
+    """Return `lines` between the two comments that let a later update find and replace them, `note` as a comment
+    before them."""
+    comment = b"# lxc-oci-py: " + note.encode("ascii") + b"\n" if note else b""
+    return _begin(name) + comment + b"".join(render(line) for line in lines) + _end(name)
 
 
-def replace_block(text: bytes, name: str, lines: Sequence[Line]) -> bytes:
+def replace_block(text: bytes, name: str, lines: Sequence[Line], note: str = "") -> bytes:
     """Return the configuration `text` with the lines of block `name` replaced; without such a block, appended.
 
     Everything else, the user's own lines included, stays as it is.  Raises RefusedError when a begin has no end.
     """
     before, found, rest = _cut(text, _begin(name))
     if not found:
-        return text + (b"" if text.endswith(b"\n") or not text else b"\n") + block(name, lines)
+        return text + (b"" if text.endswith(b"\n") or not text else b"\n") + block(name, lines, note)
     _, ended, after = _cut(rest, _end(name))
     if not ended:
         raise RefusedError(f"the configuration has the begin of the {name} but not its end", "restore the comment line")
-    return before + block(name, lines) + after
+    return before + block(name, lines, note) + after
+
+
+def outside_blocks(text: bytes) -> bytes:
+    """Return the configuration `text` without our blocks: what lxc-create and the user wrote."""
+    for name in (IMAGE_BLOCK, OPTIONS_BLOCK):
+        before, found, rest = _cut(text, _begin(name))
+        _, ended, after = _cut(rest, _end(name))
+        if found and ended:
+            text = before + after
+    return text
 
 
 def block_lines(text: bytes, name: str) -> list[Line]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a container was made of, kept in its own directory: CONTAINER/oci-py/{image,manifest,config}.json.
+"""What a container was made of, kept in its own directory: CONTAINER/oci-py/{image,manifest,config}.json, and what
+it was updated to, in the same files of a generation.
 
 LXC copies none of it; hooks/oci-py-clone does.  Nothing here decides anything at a start.
 """
@@ -10,13 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lxc_oci import jsonio
+from lxc_oci.container import generation
 from lxc_oci.container.overrides import Overrides, TmpfsOption, VolumeOption
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.config import Image
 from lxc_oci.image.digest import Digest
 from lxc_oci.kernel import durable
 
-DIRECTORY = "oci-py"
+DIRECTORY = generation.DIRECTORY
 _VERSION = 1
 
 
@@ -33,13 +35,15 @@ class Provenance:
     uses: tuple[str, ...]  # parts of the store
     store: str
     created: str  # RFC 3339
+    previous: int = 0  # the generation that a rollback goes back to; 0 when there is none
 
 
-def write(container: str, facts: Provenance, image: Image) -> None:
-    """Write the facts and the image's documents, verbatim.  Raises OSError."""
-    directory = os.path.join(container, DIRECTORY)
+def write(container: str, facts: Provenance, image: Image, number: int = generation.FIRST) -> None:
+    """Write the facts and the image's documents, verbatim, of generation `number`.  Raises OSError."""
+    directory = os.path.join(container, generation.directory(number))
     os.makedirs(directory, 0o755, exist_ok=True)
-    durable.replace_file(os.path.join(directory, "id"), f"{facts.identity}\n".encode())
+    if number == generation.FIRST:
+        durable.replace_file(os.path.join(directory, "id"), f"{facts.identity}\n".encode())
     durable.replace_file(os.path.join(directory, "manifest.json"), image.raw_manifest)
     durable.replace_file(os.path.join(directory, "config.json"), image.raw_config)
     durable.replace_file(os.path.join(directory, "image.json"), jsonio.dump({"version": _VERSION, **asdict(facts)}))
@@ -75,10 +79,14 @@ def read_options(container: str) -> Overrides:
         raise RefusedError(f"{container}/oci-py/options.json is damaged") from error
 
 
-def read(container: str) -> Provenance | None:
-    """Return the facts of the container in that directory, or None when it is none of ours.  Raises RefusedError."""
+def read(container: str, number: int | None = None) -> Provenance | None:
+    """Return the facts of generation `number`, else of the one in force, of the container in that directory.
+
+    None when it is none of ours, or has no such generation.  Raises RefusedError.
+    """
+    number = generation.current(container) if number is None else number
     try:
-        with open(os.path.join(container, DIRECTORY, "image.json"), "rb") as file:
+        with open(os.path.join(container, generation.directory(number), "image.json"), "rb") as file:
             found: dict[str, Any] = jsonio.parse(file.read(), "image.json")
     except FileNotFoundError:
         return None
@@ -93,10 +101,32 @@ def read(container: str) -> Provenance | None:
         raise RefusedError(f"{container}/oci-py/image.json is damaged") from error
 
 
-def documents(container: str) -> tuple[bytes, bytes]:
-    """Return the manifest and the configuration as they came.  Raises OSError."""
+def identity(container: str) -> str:
+    """Return the container's own id: a copy has another than the container that it was copied from."""
+    with open(os.path.join(container, DIRECTORY, "id"), encoding="ascii") as file:
+        return file.read(200).strip()
+
+
+def history(container: str, number: int) -> list[int]:
+    """Return generation `number` and those that rollbacks from it would lead to, newest first.  Raises RefusedError."""
+    found: list[int] = []
+    while number and number not in found:
+        facts = read(container, number)
+        if facts is None:
+            break
+        found.append(number)
+        number = facts.previous
+    return found
+
+
+def documents(container: str, number: int | None = None) -> tuple[bytes, bytes]:
+    """Return the manifest and the configuration as they came, of generation `number`, else of the one in force.
+
+    Raises OSError.
+    """
+    directory = generation.directory(generation.current(container) if number is None else number)
     parts = []
     for name in ("manifest.json", "config.json"):
-        with open(os.path.join(container, DIRECTORY, name), "rb") as file:
+        with open(os.path.join(container, directory, name), "rb") as file:
             parts.append(file.read())
     return parts[0], parts[1]

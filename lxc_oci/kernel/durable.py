@@ -23,16 +23,18 @@ def write_all(fd: int, content: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_file(path: str, content: bytes, mode: int = 0o644) -> None:
-    """Replace `path` by a file with `content`, atomically and durably.
+def write_file(path: str, content: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
+    """Replace `path` by a file with `content`, atomically and durably; `owner` are its uid and gid.
 
     The temporary name lies beside it and starts with a dot.  Raises OSError, the temporary name removed.
     """
-    replace_file(path, content, mode, flush=True)
+    replace_file(path, content, mode, flush=True, owner=owner)
     sync_directory(os.path.dirname(path))
 
 
-def replace_file(path: str, content: bytes, mode: int = 0o644, *, flush: bool = False) -> None:
+def replace_file(
+    path: str, content: bytes, mode: int = 0o644, *, flush: bool = False, owner: tuple[int, int] | None = None
+) -> None:
     """Replace `path` by a file with `content`, atomically; durably only once sync_files has seen it.
 
     Raises OSError, the temporary name removed.
@@ -47,6 +49,8 @@ def replace_file(path: str, content: bytes, mode: int = 0o644, *, flush: bool = 
         fd = os.open(temporary, _NEW, 0o600)
         try:
             write_all(fd, content)
+            if owner is not None:
+                os.fchown(fd, *owner)
             os.fchmod(fd, mode)
             if flush:
                 os.fsync(fd)

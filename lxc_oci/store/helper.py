@@ -123,7 +123,14 @@ def _link(source: str, target: str) -> None:
 
 
 @contextmanager
-def mounted(container: str, chosen: Plan, limits: Limits, *, hook: str = mountplan.HOOK) -> Iterator[str]:
+def mounted(
+    container: str,
+    chosen: Plan,
+    limits: Limits,
+    *,
+    hook: str = mountplan.HOOK,
+    directory: str = mountplan.DIRECTORY,
+) -> Iterator[str]:
     """Write the plan and mount the rootfs by the helper for the time of the context; yields the rootfs.
 
     The first call is the contract's.  When it fails and the helper does not know --persist (puzzlefs 0.2.0), the
@@ -133,15 +140,15 @@ def mounted(container: str, chosen: Plan, limits: Limits, *, hook: str = mountpl
     helper = chosen.helper
     if helper is None:
         raise ValueError("the plan has no helper")
-    mountplan.write(container, chosen)
+    mountplan.write(container, chosen, directory)
     with ExitStack() as stack:
         try:
-            target = stack.enter_context(mountplan.attached(container, limits, hook=hook))
+            target = stack.enter_context(mountplan.attached(container, limits, hook=hook, directory=directory))
         except UnsupportedError:
             if not helper.persist or _knows_persist(helper.program, limits):
                 raise
-            mountplan.write(container, replace(chosen, helper=replace(helper, persist=False)))
-            target = stack.enter_context(mountplan.attached(container, limits, hook=hook))
+            mountplan.write(container, replace(chosen, helper=replace(helper, persist=False)), directory)
+            target = stack.enter_context(mountplan.attached(container, limits, hook=hook, directory=directory))
         yield target
 
 

@@ -21,7 +21,8 @@ from lxc_oci.layer.verity import Verity
 from lxc_oci.limits import Limits
 
 HOOK = "/usr/share/lxc/hooks/oci-py-mount"
-NAME = "oci-py/plan.json"
+DIRECTORY = "oci-py"  # of the first generation of a container; later ones have their own below it
+NAME = "plan.json"
 VERSION = 1
 UPPER, WORK = "upper", "work"
 
@@ -175,46 +176,50 @@ def parse(raw: bytes) -> Plan:
         raise RefusedError("the mount plan is damaged", "make the container again") from error
 
 
-def load(container: str) -> Plan | None:
-    """Return the plan of the container in that directory, or None when its form has none.  Raises RefusedError."""
+def load(container: str, directory: str = DIRECTORY) -> Plan | None:
+    """Return the plan of the container, or None when its form has none.  Raises RefusedError.
+
+    `directory` is the generation's, below the container's.
+    """
     try:
-        with open(os.path.join(container, NAME), "rb") as file:
+        with open(os.path.join(container, directory, NAME), "rb") as file:
             return parse(file.read())
     except FileNotFoundError:
         return None
 
 
-def write(container: str, plan: Plan) -> None:
+def write(container: str, plan: Plan, directory: str = DIRECTORY) -> None:
     """Make what the plan needs in the container's directory, and the plan itself, durably.
 
     A helper's layout is not made here (store.helper.write_layout).  Raises OSError.
     """
-    directory = os.path.join(container, os.path.dirname(NAME))
-    os.makedirs(directory, 0o755, exist_ok=True)
+    os.makedirs(os.path.join(container, directory), 0o755, exist_ok=True)
     for name in plan.own:
         if plan.helper is None or name != plan.helper.layout:
             os.makedirs(os.path.join(container, name), 0o755, exist_ok=True)
     # Read by the hook as the container's root, and by no other user; nothing in it is secret.
-    durable.replace_file(os.path.join(container, NAME), render(plan), 0o644)
+    durable.replace_file(os.path.join(container, directory, NAME), render(plan), 0o644)
 
 
 @contextmanager
-def attached(container: str, limits: Limits, *, hook: str = HOOK) -> Iterator[str]:
+def attached(container: str, limits: Limits, *, hook: str = HOOK, directory: str = DIRECTORY) -> Iterator[str]:
     """Mount the rootfs of the container as a start would, for the time of the context; yields its path.
 
+    `directory` is that of the generation whose plan is carried out, which need not be the one in force.
     The caller is in a private mount namespace.  Raises UnsupportedError with the hook's message; nothing stays mounted.
     """
     target = os.path.join(container, "rootfs")
-    _call(hook, "attach", container, limits)
+    place = () if directory == DIRECTORY else (directory,)
+    _call(hook, "attach", container, limits, *place)
     try:
         yield target
     except BaseException:
         try:
-            _call(hook, "detach", container, limits)
+            _call(hook, "detach", container, limits, *place)
         except OciError:
             pass  # the first error is the one that counts
         raise
-    _call(hook, "detach", container, limits)
+    _call(hook, "detach", container, limits, *place)
 
 
 @contextmanager
@@ -226,8 +231,8 @@ def image_mounted(stage: str, lower: Lower, limits: Limits, *, hook: str = HOOK)
         yield target
 
 
-def _call(hook: str, verb: str, container: str, limits: Limits) -> None:
-    result = run.run([hook, verb, container], timeout=limits.helper_timeout + 60)
+def _call(hook: str, verb: str, container: str, limits: Limits, *place: str) -> None:
+    result = run.run([hook, verb, container, *place], timeout=limits.helper_timeout + 60)
     if result.status == 0:
         return
     lines = [line.strip() for line in result.errors.decode("utf-8", "replace").splitlines() if line.strip()]
