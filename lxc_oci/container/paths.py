@@ -18,6 +18,10 @@ _LINKS = 40  # MAXSYMLINKS of the kernel
 _LXCS_OWN = (b"proc", b"sys", b"dev", b".oci-py")
 
 
+class OwnedByLXC(RefusedError):
+    """The path lies where LXC mounts its own."""
+
+
 def plain(text: str, what: str) -> str:
     """Return `text` without needless slashes and dots.  Raises RefusedError unless it is an absolute path without
     `..` and control characters."""
@@ -62,7 +66,7 @@ def real(root: Root, path: str, what: str, *, mountable: bool = False) -> str:
             raise RefusedError(f"{what} {path!r:.200} goes through something that is no directory in the image")
         done.append(part)
     if done[:1] and done[0] in _LXCS_OWN:
-        raise RefusedError(f"{what} {path!r:.200} lies in /{os.fsdecode(done[0])}, which is not the image's to use")
+        raise OwnedByLXC(f"{what} {path!r:.200} lies in /{os.fsdecode(done[0])}, which is not the image's to use")
     if mountable and not done:
         raise RefusedError(f"{what} {path!r:.200} is the container's root")
     return "/" + b"/".join(done).decode("utf-8", "surrogateescape")

@@ -8,7 +8,7 @@ and then outlives stop, start and update.  Its name there tells the path, so tha
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -48,10 +48,12 @@ def plan(
     tmpfs: Sequence[TmpfsOption],
     root: Root,
     directory: str,
+    warn: Callable[[str], None],
 ) -> Mounts:
     """Plan the mounts below `root` for the container in `directory`.
 
     The user's mount on a path takes the place of the image's volume there; of two of the user's, the last holds.
+    A volume in /proc, /sys or /dev is left out with a warning: images for Docker ask for /sys/fs/cgroup.
     Raises RefusedError and UsageError.
     """
     shared = ""
@@ -78,7 +80,11 @@ def plan(
         ours[target] = mount_entry("tmpfs", target[1:], "tmpfs", options)
     theirs: dict[str, tuple[ImageVolume, Line]] = {}
     for path in image:
-        target = _target(root, path if path.startswith("/") else "/" + path, "the image's volume")
+        try:
+            target = _target(root, path if path.startswith("/") else "/" + path, "the image's volume")
+        except paths.OwnedByLXC as refusal:
+            warn(f"{refusal.message}; it is left out")
+            continue
         if any(target == other or target.startswith(other + "/") for other in ours):
             continue  # what the user mounts keeps what is written below it
         volume = ImageVolume(_name(target), target)

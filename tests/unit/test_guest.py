@@ -309,6 +309,12 @@ def test_the_users_mounts_come_before_the_images(container: Container) -> None:
     assert (container.rootfs / "etc/x.conf").read_bytes() == b""
 
 
+def test_volumes_that_are_lxcs_own(container: Container) -> None:
+    planned = container.plan(volumes=("/sys/fs/cgroup", "/data", "/dev/shm"))
+    assert [volume.target for volume in planned.mounts.volumes] == ["/data"]
+    assert len(container.warnings) == 2 and "'/sys/fs/cgroup' lies in /sys" in container.warnings[0]
+
+
 def test_a_volume_that_the_host_lacks(container: Container) -> None:
     with pytest.raises(UsageError, match="No such file"):
         container.plan(Overrides(volumes=(VolumeOption("/none/such", "/data"),)))
@@ -324,6 +330,6 @@ def test_a_file_over_a_directory_is_refused(container: Container) -> None:
 def test_names_of_volumes_differ(container: Container) -> None:
     long = "/" + "/".join(["x" * 100] * 4)
     with Root.at(str(container.rootfs)) as root:
-        found = volumes.plan(("/a/b", "/a%2Fb", long, long + "y"), (), (), root, "/c")
+        found = volumes.plan(("/a/b", "/a%2Fb", long, long + "y"), (), (), root, "/c", container.warnings.append)
     names = [volume.name for volume in found.volumes]
     assert len(set(names)) == 4 and all(len(name) <= 200 for name in names)
