@@ -6,10 +6,10 @@ question, whether the tag still means what the store has.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from lxc_oci.image import platform as platforms
 from lxc_oci.image import reference as references
@@ -18,7 +18,7 @@ from lxc_oci.image.digest import Digest
 from lxc_oci.image.platform import Platform
 from lxc_oci.image.reference import Reference
 from lxc_oci.limits import Limits
-from lxc_oci.source import policy, registriesconf, resolve
+from lxc_oci.source import hostfiles, resolve
 from lxc_oci.source.open import SourceOptions, open_source
 from lxc_oci.source.source import Source
 from lxc_oci.store import images, resolutions
@@ -45,8 +45,8 @@ def acquired(
     warn: Callable[[str], None],
 ) -> Iterator[Acquired]:
     """Resolve `reference`, if the host's policy allows it; its source stays open for the time of the context."""
-    allowed = policy.load(os.environ)
-    policy.check(allowed, reference, None, options, limits, warn)
+    check = _policy(reference, options, limits, warn)
+    check(None)
 
     def connect() -> Source:
         return open_source(reference, options, limits, warn)
@@ -58,12 +58,24 @@ def acquired(
         stored = image is not None
         if image is None:
             image = resolve.resolve(source, options.platform, limits, warn)
-        policy.check(allowed, reference, image.digest, options, limits, warn)
+        check(image.digest)
         if store is not None and not stored:
             remember(store, reference, options.platform, image)
         yield Acquired(reference, image, source, stored)
     finally:
         source.close()
+
+
+def _policy(
+    reference: Reference, options: SourceOptions, limits: Limits, warn: Callable[[str], None]
+) -> Callable[[Digest | None], None]:
+    """Return what raises when the host's policy forbids an image; without a policy file, nothing is even imported."""
+    if not any(map(os.path.lexists, hostfiles.policies(os.environ))):
+        return lambda digest: None
+    from lxc_oci.source import policy
+
+    found = policy.load(os.environ)
+    return lambda digest: policy.check(found, reference, digest, options, limits, warn)
 
 
 def _stored(
@@ -80,6 +92,8 @@ def _stored(
     wanted = options.platform or platforms.host()
     if reference.digest is not None:
         # No registry is asked, but the administrator may have blocked this one since.
+        from lxc_oci.source import registriesconf
+
         registriesconf.load(os.environ).places(reference, options.insecure)
     root = reference.digest or source.announced()
     if root is None:
@@ -116,5 +130,4 @@ def remember(store: Store, reference: Reference, wanted: Platform | None, image:
 def now() -> str:
     """Return the time as RFC 3339, in UTC, with SOURCE_DATE_EPOCH's meaning where that is set."""
     seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
-    moment = datetime.fromtimestamp(int(seconds), UTC) if seconds.isdigit() else datetime.now(UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(seconds) if seconds.isdigit() else None))

@@ -24,6 +24,11 @@ def home(environment: Mapping[str, str]) -> str:
         return "/"
 
 
+def policies(environment: Mapping[str, str], system: str = "/etc/containers") -> tuple[str, str]:
+    """Return the paths of the user's and of the system's policy.json; the first that exists counts."""
+    return f"{home(environment)}/.config/containers/policy.json", f"{system}/policy.json"
+
+
 def config_home(environment: Mapping[str, str]) -> str:
     """Return $XDG_CONFIG_HOME or its default."""
     found = environment.get("XDG_CONFIG_HOME", "")

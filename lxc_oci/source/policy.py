@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lxc_oci.source.open import SourceOptions
 
 SYSTEM = "/etc/containers"
-_NAME = "policy.json"
 _KEY_MEMBERS = ("keyPath", "keyPaths", "keyData", "keyDatas")
 # Members by type of requirement; an unknown one makes the file invalid, as it may carry a restriction.
 _MEMBERS = {
@@ -80,7 +79,7 @@ def load(environment: Mapping[str, str], system: str = SYSTEM) -> Policy | None:
 
     Raises UsageError for one that cannot be read, or has anything in it that is not understood.
     """
-    for path in (f"{hostfiles.home(environment)}/.config/containers/{_NAME}", f"{system}/{_NAME}"):
+    for path in hostfiles.policies(environment, system):
         try:
             return parse(hostfiles.read(path), path)
         except (FileNotFoundError, NotADirectoryError):
