@@ -17,7 +17,7 @@ SOCKET = "socket"
 
 
 class Content(Protocol):
-    """The data of a file too large to hold: pieces in order, empty at the end."""
+    """The data of a file too large to hold: pieces in order, empty at the end, never changed once they are given."""
 
     def read(self, size: int, /) -> bytes | memoryview: ...
 

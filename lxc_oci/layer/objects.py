@@ -19,6 +19,7 @@ from lxc_oci.layer import entry as kinds
 from lxc_oci.layer.attributes import Xattrs
 from lxc_oci.layer.directories import Directories, Directory
 from lxc_oci.layer.entry import Data, Entry
+from lxc_oci.layer.hashing import Hashing, LateDigest
 from lxc_oci.layer.inflate import CHUNK
 from lxc_oci.layer.record import RecordWriter
 
@@ -44,6 +45,7 @@ class Objects:
         self._record = writer
         self._overlay = overlay
         self._uid, self._gid = os.geteuid(), os.getegid()  # what new files have
+        self.hashing = Hashing()
         self.over_lower = False  # something lies below this layer
         self.skipped: set[bytes] = set()  # paths of devices that were left out
         self.create: dict[str, Callable[[Directory, bytes, Entry, Data], None]] = {
@@ -93,6 +95,7 @@ class Objects:
             self._clobber(parent, base)
             fd = os.open(base, _NEW, mode & 0o777, dir_fd=here)
         try:
+            digest: bytes | LateDigest
             if sparse is not None:
                 digest = self._write_sparse(fd, size, sparse, data)
             elif isinstance(data, bytes):
@@ -124,20 +127,23 @@ class Objects:
             if xattrs:
                 self._record.xattrs(xattrs)
 
-    def _write(self, fd: int, size: int, data: Data) -> bytes:
+    def _write(self, fd: int, size: int, data: Data) -> bytes | LateDigest:
         """Write a file of `size` bytes and return its digest, if one is wanted."""
-        hasher = sha256() if self._record is not None else None
+        late = self.hashing.begin() if self._record is not None else None
         left = size
         for piece in _pieces(data):
+            if late is not None:
+                self.hashing.update(late, piece)
             left -= len(piece)
             if left < 0:
                 break
             write_all(fd, piece)
-            if hasher is not None:
-                hasher.update(piece)
         if left:
             raise RefusedError("a file in a layer has not as much data as it says")
-        return hasher.digest() if hasher is not None else b""
+        if late is None:
+            return b""
+        self.hashing.update(late, b"")
+        return late
 
     def _write_sparse(self, fd: int, size: int, sparse: tuple[tuple[int, int], ...], data: Data) -> bytes:
         """Write the regions of a sparse file; the digest is that of all its bytes, holes included."""

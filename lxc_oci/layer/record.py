@@ -23,6 +23,7 @@ from lxc_oci.kernel import syscalls
 from lxc_oci.kernel.root import Root
 from lxc_oci.layer import attributes
 from lxc_oci.layer.attributes import Xattrs
+from lxc_oci.layer.hashing import LateDigest
 
 MAGIC = b"lxc-oci-py record 1\n"
 
@@ -59,6 +60,7 @@ _WORDS = {
     stat.S_IFSOCK: "socket",
 }
 _BUFFERED = 1 << 18
+_NO_DIGEST = bytes(32)
 
 
 class RecordWriter:
@@ -70,6 +72,7 @@ class RecordWriter:
         self._buffer = bytearray()
         self._parent: bytes | None = None
         self._count = 0
+        self._late: list[tuple[int, LateDigest]] = []  # where in the buffer a digest is still missing
         self.entries = 0  # objects and hard links that were recorded
         self.size = 0  # bytes of the regular files among them
         if file.tell() == 0:
@@ -85,11 +88,14 @@ class RecordWriter:
         gid: int,
         mtime_ns: int,
         size: int,
-        digest: bytes = b"",
+        digest: bytes | LateDigest = b"",
     ) -> None:
         """Record an object: `digest` is the sha256 of a file's content or of a symbolic link's target."""
         if parent is not self._parent:
             self._change(parent)
+        if isinstance(digest, LateDigest):
+            self._late.append((len(self._buffer) + _FACTS.size + len(name), digest))
+            digest = _NO_DIGEST
         self._buffer += _FACTS.pack(kind, len(name), len(digest), mode, uid, gid, mtime_ns, size) + name + digest
         self._count += 1
         self.entries += 1
@@ -122,7 +128,10 @@ class RecordWriter:
         self.flush()
 
     def flush(self) -> None:
-        """Write out what is buffered.  Raises OSError."""
+        """Write out what is buffered, when its last digest is known.  Raises OSError."""
+        for place, late in self._late:
+            self._buffer[place : place + len(_NO_DIGEST)] = late.digest()
+        self._late.clear()
         self._file.write(self._buffer)
         self._file.flush()
         self._buffer.clear()

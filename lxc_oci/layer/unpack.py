@@ -25,8 +25,11 @@ from lxc_oci.layer.record import RecordWriter
 from lxc_oci.limits import Limits
 
 
+_WARNINGS = 1000  # that are remembered: names of attributes are the image's, and there can be billions
+
+
 class Unpacker:
-    """Applies layers to the tree below a root.  A context manager, for the descriptors that a failure leaves open.
+    """Applies layers to the tree below a root.  A context manager, for descriptors and a thread.
 
     Fast when the caller has set the umask to 0, so that files are born with their mode; right in any case.
     Nothing is flushed to disk: that is for who publishes the tree (syncfs).
@@ -66,6 +69,7 @@ class Unpacker:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._objects.hashing.close()
         self._directories.close()
 
     def begin_layer(self) -> None:
@@ -154,6 +158,6 @@ class Unpacker:
         self._objects.imply(parent, base, self._implied_time)
 
     def _warn(self, message: str) -> None:
-        if message not in self._warned:
+        if message not in self._warned and len(self._warned) < _WARNINGS:
             self._warned.add(message)
             self._warn_once(message)
