@@ -4,6 +4,7 @@
 lxc-create turns every failure into status 1 and removes the container's directory.
 """
 
+import json
 import os
 import pwd
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.support import need
 from tests.support.host import Host
@@ -73,6 +75,18 @@ def discard(host: Host, name: str) -> None:
     shutil.rmtree(host.lxcpath / name)
 
 
+def upper(host: Host, name: str) -> Path:
+    """Where a container's own files are on the host, whatever its form."""
+    directory = host.lxcpath / name
+    return next(path for part in ("upper", "overlay/delta", "rootfs") if (path := directory / part).is_dir())
+
+
+def inspect(host: Host, name: str) -> dict[str, Any]:
+    """What `lxc-oci-py inspect` says of a container."""
+    found: dict[str, Any] = json.loads(host.oci("inspect", "-P", str(host.lxcpath), name, "--json").stdout)
+    return found
+
+
 def leftovers(host: Host, name: str) -> list[str]:
     """What a failed run of the template left: in the container's directory and in the store's temporary names."""
     directory = host.lxcpath / name
@@ -122,3 +136,16 @@ def file_system(place: Path, megabytes: int, make: Sequence[str]) -> Iterator[Pa
     finally:
         subprocess.run(["umount", str(mount_point)], check=True)
         file.unlink()
+
+
+@contextmanager
+def memory(place: Path) -> Iterator[Path]:
+    """A file system in memory, for tests that write much and need none of it after a power cut."""
+    need.root()
+    mount_point = place / "memory"
+    mount_point.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", str(mount_point)], check=True)
+    try:
+        yield mount_point
+    finally:
+        subprocess.run(["umount", str(mount_point)], check=True)
