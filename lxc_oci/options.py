@@ -117,6 +117,21 @@ def command_parser() -> Parser:
     verify = verbs.add_parser("verify", help="read everything in the store and compare it with its digests")
     verify.add_argument("--json", action="store_true", help="print JSON")
 
+    update = verbs.add_parser("update", help="give a container the image that its URL has now")
+    update.add_argument("name", metavar="NAME")
+    update.add_argument("-u", "--url", metavar="URL", help="another image than the recorded one")
+    update.add_argument("--dry-run", action="store_true", help="only show what the images say otherwise")
+    update.add_argument("--reset", action="store_true", help="drop what the container wrote outside of volumes")
+    update.add_argument("--require-verity", action="store_true", help="refuse an image without dm-verity root hashes")
+    _add_lxcpath(update)
+    _add_source_options(update)
+    update.add_argument("--json", action="store_true", help="print JSON")
+
+    rollback = verbs.add_parser("rollback", help="give a container the image before its last update again")
+    rollback.add_argument("name", metavar="NAME")
+    _add_lxcpath(rollback)
+    rollback.add_argument("--json", action="store_true", help="print JSON")
+
     mount = verbs.add_parser("mount", help="mount an image of an OCI layout by the mount-helper contract")
     mount.add_argument("--persist", metavar="UPPER", help="make it writable; the writes go to this directory")
     mount.add_argument("--kernel", action="store_true", help="accepted for oci-py-mount")
@@ -125,7 +140,7 @@ def command_parser() -> Parser:
     mount.add_argument("image", metavar="OCI_DIR:NAME")
     mount.add_argument("mountpoint", metavar="MOUNTPOINT")
 
-    for verb in (inspect, pull, listing, prune, verify, mount):
+    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback):
         _add_common_options(verb)
     return parser
 

@@ -44,7 +44,7 @@ def prepare(
     """Make the rootfs of a container in the chosen form.  Raises OciError and OSError."""
     layers = Layers(found, store, limits, log, progress, kernel_mount=kernel_mount)
     if require_verity:
-        _check_verity(found)
+        check_verity(found)
     if form is Form.FLAT:
         return flat.prepare(rootfs, lambda root: _fill_flat(root, found, store, layers))
     if store is None:
@@ -86,7 +86,7 @@ def prepare(
         return mounted.prepare(form, container, identity, plan, uses, limits)
 
 
-def _check_verity(found: Acquired) -> None:
+def check_verity(found: Acquired) -> None:
     """Refuse an image that has a layer without a dm-verity root hash; tar and PuzzleFS layers have none."""
     from lxc_oci.layer import verity
 

@@ -22,6 +22,7 @@ from lxc_oci.store.home import Store
 from lxc_oci.store.images import directory_name
 from lxc_oci.store.prune import touch
 
+INDEX, TAR = "index.erofs", "layer.tar"  # in an index's directory
 _NOBODY = (65534, 65534)
 
 
@@ -59,8 +60,8 @@ def find(store: Store, diff_id: Digest) -> Index | None:
         root = RootAttributes(**facts["root"]) if facts["root"] else None
         found = Index(
             part,
-            os.path.join(path, "index.erofs"),
-            os.path.join(path, "layer.tar"),
+            os.path.join(path, INDEX),
+            os.path.join(path, TAR),
             facts["size"],
             facts["index"],
             root,
@@ -83,9 +84,9 @@ def make(store: Store, layer: TarLayer, limits: Limits, warn: Callable[[str], No
         with store.stage() as stage:
             staged = os.path.join(stage.path, "index")
             os.mkdir(staged, 0o700)
-            tar = os.open(os.path.join(staged, "layer.tar"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            tar = os.open(os.path.join(staged, TAR), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             index = os.open(
-                os.path.join(staged, "index.erofs"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+                os.path.join(staged, INDEX), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
             )
             try:
                 saved = save_tar_layer(layer, tar, limits, warn)
