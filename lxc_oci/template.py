@@ -9,6 +9,7 @@ import os
 import re
 import select
 import sys
+from dataclasses import replace
 
 from lxc_oci import limits as limit
 from lxc_oci.container import lxcconfig, overrides
@@ -112,14 +113,26 @@ def _open_store(arguments: argparse.Namespace) -> Store:
 
 
 def _confined(request: Request, limits: Limits, log: Log) -> bytes:
-    """Create without a store, in a process for which the host's root does not exist."""
+    """Create without a store, in a process for which the host's root does not exist.
+
+    It cannot read root's own policy and logins either, so it gets copies, for as long as it lives.
+    """
+    import tempfile
+
     from lxc_oci.kernel.confine import without_host_root
+    from lxc_oci.source import hostfiles
 
-    def work() -> str:
-        with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
-            return create(request, None, limits, log, progress).decode("utf-8", "surrogateescape")
+    with tempfile.TemporaryDirectory(prefix=".lxc-oci-py-", dir=request.directory) as settings:
+        environment = hostfiles.copy_own(os.environ, request.source.authfile, settings)
+        source = replace(request.source, authfile=None)
 
-    text = str(without_host_root(work)).encode("utf-8", "surrogateescape")
+        def work() -> str:
+            os.environ.update(environment)
+            with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
+                text = create(replace(request, source=source), None, limits, log, progress)
+            return text.decode("utf-8", "surrogateescape")
+
+        text = str(without_host_root(work)).encode("utf-8", "surrogateescape")
     _check_answer(text, request)
     return text
 
@@ -139,10 +152,13 @@ def _check_answer(text: bytes, request: Request) -> None:
             right = os.path.dirname(line.value) == "/usr/share/lxc/config"
         elif line.key == "lxc.mount.entry":
             source = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.value.partition(" ")[0])
-            inside = source.startswith(request.directory + "/") and "/../" not in source
+            # LXC follows links in a source, as the host's root.
+            inside = os.path.realpath(source).startswith(os.path.realpath(request.directory) + "/")
             right = inside or source in sources or source in ("none", "tmpfs")
         elif line.key == "lxc.console.logfile":
             right = os.path.dirname(line.value) == request.directory
+        elif line.key.startswith("lxc.environment"):
+            right = "=" in line.value  # a name alone imports the host's variable
         else:
             right = line.key != "lxc.rootfs.path"
         if not right:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from lxc_oci.errors import UsageError
 from lxc_oci.kernel.root import Root, remove_tree
 from lxc_oci.rootfs.choose import Form
 from lxc_oci.rootfs.forms import Prepared
@@ -16,7 +17,7 @@ from lxc_oci.rootfs.forms import Prepared
 def prepare(rootfs: str, fill: Callable[[Root], None]) -> Prepared:
     """Fill `rootfs` (created when --dir names one that is missing) by `fill`.
 
-    What `fill` made is removed when it fails; a rootfs that is not empty is refused by OSError ENOTEMPTY, since a
+    What `fill` made is removed when it fails; a rootfs that is not empty is refused by UsageError, since a
     half-replaced file system is worse than none.
     """
     os.makedirs(rootfs, 0o755, exist_ok=True)
@@ -44,7 +45,7 @@ def _check_empty(rootfs: str) -> None:
     # A file system of its own (loop, lvm) brings lost+found.
     names = [name for name in os.listdir(rootfs) if name != "lost+found"]
     if names:
-        raise OSError(39, "the directory is not empty", rootfs)
+        raise UsageError(f"the directory {rootfs} is not empty", "empty it, or give --dir another one")
 
 
 def _empty(root: Root) -> None:

@@ -44,3 +44,49 @@ def read(path: str) -> bytes:
     if content is None or len(content) > _MAXIMUM:
         raise UsageError(f"{path} is too large for a configuration file")
     return content
+
+
+_OWN = ("policy.json", "registries.conf", "registries.conf.d", "certs.d", "auth.json")  # in a `containers` directory
+
+
+def copy_own(environment: Mapping[str, str], authfile: str | None, directory: str) -> dict[str, str]:
+    """Copy the user's own files below `directory`, and return the variables that lead to them there.
+
+    For a process that cannot read the user's home, in which a policy must not seem to be missing.  `authfile` is
+    what stands for REGISTRY_AUTH_FILE, if anything does.  Raises OSError.
+    """
+    own, settings = home(environment), config_home(environment)
+    named = authfile or environment.get("REGISTRY_AUTH_FILE", "")
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    runtime = os.path.join(runtime, "containers") if runtime else f"/run/containers/{os.getuid()}"
+    docker = environment.get("DOCKER_CONFIG", "") or os.path.join(own, ".docker")
+    for name in _OWN:
+        _copy(os.path.join(own, ".config/containers", name), os.path.join(directory, ".config/containers", name))
+        _copy(os.path.join(settings, "containers", name), os.path.join(directory, "config/containers", name))
+    _copy(os.path.join(runtime, "auth.json"), os.path.join(directory, "run/containers/auth.json"))
+    _copy(os.path.join(docker, "config.json"), os.path.join(directory, ".docker/config.json"))
+    _copy(os.path.join(own, ".dockercfg"), os.path.join(directory, ".dockercfg"))
+    found = {
+        "HOME": directory,
+        "XDG_CONFIG_HOME": os.path.join(directory, "config"),
+        "XDG_RUNTIME_DIR": os.path.join(directory, "run"),
+        "DOCKER_CONFIG": os.path.join(directory, ".docker"),
+    }
+    if named:
+        copy = os.path.join(directory, "named.json")
+        _copy(os.path.abspath(named), copy)
+        found["REGISTRY_AUTH_FILE"] = copy if os.path.exists(copy) else named
+    return found
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy a file or a directory with what links in it lead to; what is missing is left out."""
+    import shutil
+
+    if not os.path.exists(source):
+        return
+    os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+    if os.path.isdir(source):
+        shutil.copytree(source, target, ignore_dangling_symlinks=True)
+    else:
+        shutil.copyfile(source, target)
