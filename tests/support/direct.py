@@ -9,6 +9,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,10 +115,16 @@ def check_message(done: subprocess.CompletedProcess[bytes], *parts: str) -> None
         assert part in text, text
 
 
-def loop_devices() -> set[str]:
-    """The files behind loop devices."""
-    done = subprocess.run(["losetup", "-n", "-O", "BACK-FILE", "-a"], capture_output=True, text=True, check=True)
-    return {line.strip() for line in done.stdout.splitlines()}
+def check_no_loop_devices(place: Path) -> None:
+    """No loop device has a file below `place`; the kernel lets go of one a moment after its last user."""
+    end = time.monotonic() + 30
+    while True:
+        done = subprocess.run(["losetup", "-n", "-O", "BACK-FILE", "-a"], capture_output=True, text=True, check=True)
+        found = [line for line in done.stdout.splitlines() if line.startswith(f"{place}/")]
+        if not found:
+            return
+        assert time.monotonic() < end, found
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -135,6 +142,7 @@ def file_system(place: Path, megabytes: int, make: Sequence[str]) -> Iterator[Pa
         yield mount_point
     finally:
         subprocess.run(["umount", str(mount_point)], check=True)
+        check_no_loop_devices(place)
         file.unlink()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.support import launch, need
 
-_TIMEOUT = 300  # seconds; generous, the machine may be emulated
+_TIMEOUT = 120  # seconds; generous, the machine may be emulated
 
 
 class Host:
@@ -24,6 +24,7 @@ class Host:
     def __init__(self, directory: Path, user: str | None = None) -> None:
         self.directory = directory
         self.user = user
+        self.prefix: tuple[str, ...] = ()  # a command that runs root's commands
         self.lxcpath = directory / "lxc"
         # A user's store lies where the user may write: below the home directory.
         home = Path(pwd.getpwnam(user).pw_dir) if user else None
@@ -79,7 +80,7 @@ class Host:
 
     def _become(self) -> list[str]:
         if self.user is None:
-            return []
+            return list(self.prefix)
         return [str(launch.CHECKOUT / "tests/support/as-user"), self.user]
 
     def oci(self, *argv: str, check: bool = True, **words: object) -> subprocess.CompletedProcess[bytes]:
