@@ -21,6 +21,7 @@ from lxc_oci.limits import Limits
 QUOTED_INIT_SINCE = 6
 # lxc-execute reads its key into PATH_MAX bytes and crashes on a longer one (lxc_execute.c set_argv).
 EXECUTE_BYTES = 4095
+_NAME_BYTES, _PATH_BYTES = 255, 4095  # NAME_MAX, and PATH_MAX without its NUL
 _SPACE = frozenset(" \t\n\v\f\r")  # isspace(3)
 _QUOTES = "\"'"
 
@@ -60,7 +61,18 @@ def combine(config: ImageConfig, overrides: Overrides, limits: Limits) -> tuple[
         raise RefusedError(f"the command has {total} bytes, more than the limit of {limits.arguments_bytes}")
     if arguments and not arguments[0]:
         raise RefusedError("the image's command begins with an empty word", "choose one with --entrypoint")
+    _check_program(arguments)
     return arguments
+
+
+def _check_program(arguments: Sequence[str]) -> None:
+    """Refuse a name that no file has: with a PATH of 60,000 directories, its candidates would fill the memory."""
+    program = encode(arguments[0]) if arguments else b""
+    if len(program) > (_PATH_BYTES if b"/" in program else _NAME_BYTES):
+        raise RefusedError(
+            f"the image's command begins with {arguments[0]!r:.50}…, a name of {len(program)} bytes that no file has",
+            "choose one with --entrypoint",
+        )
 
 
 def values(arguments: Sequence[str], lxc_major: int) -> Values:

@@ -104,6 +104,7 @@ _PATH_NAMES = frozenset(
     }
 )
 _WORLD = 0o022
+_PATH_BYTES = 4095  # PATH_MAX without its NUL
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class HostPaths:
         return self._known[path]
 
     def _judge(self, path: str) -> bool:
-        if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        if not path.startswith("/") or "\0" in path or len(path) > _PATH_BYTES or ".." in path.split("/"):
             return False
         real = os.path.realpath(path)
         for place in (os.path.normpath(path), real):

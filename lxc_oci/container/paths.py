@@ -14,6 +14,7 @@ from lxc_oci.errors import RefusedError
 from lxc_oci.kernel.root import Root
 
 _LINKS = 40  # MAXSYMLINKS of the kernel
+_PATH_BYTES = 4095  # PATH_MAX without its NUL
 # LXC mounts these itself, and a link into /proc leads out of the container before its program runs.
 _LXCS_OWN = (b"proc", b"sys", b"dev", b".oci-py")
 
@@ -50,6 +51,8 @@ def real(root: Root, path: str, what: str, *, mountable: bool = False) -> str:
             missing = False
             continue
         name = b"/".join([*done, part])
+        if len(name) > _PATH_BYTES:  # a configuration has room for a million components, and each costs a look
+            raise RefusedError(f"{what} {path!r:.200} is longer than the {_PATH_BYTES} bytes of a path")
         status = None if missing else _lstat(root, name, what)
         if status is None:
             missing = True

@@ -7,6 +7,7 @@ unknown is an error; nothing falls back to uid 0 (conversion.md of the image spe
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 
 from lxc_oci.container.idmap import ContainerMap, Range, inside
 from lxc_oci.errors import RefusedError
@@ -94,11 +95,12 @@ def _find_group(text: str, root: Root, limits: Limits) -> int:
 
 def _groups_of(user: _User, root: Root, limits: Limits) -> tuple[int, ...]:
     """Return the groups that name the user as a member, its own left out, each once, sorted."""
-    if not user.name:
+    if not user.name or b"," in user.name:
         return ()
+    member = b"," + user.name + b","
     found = set()
     for fields in _entries(root, b"/etc/group", limits):
-        if len(fields) >= 4 and user.name in fields[3].split(b","):
+        if len(fields) >= 4 and member in b"," + fields[3] + b",":
             gid = _plain(fields[2])
             if gid is not None and gid != user.gid:
                 found.add(gid)
@@ -112,9 +114,10 @@ def _entries(root: Root, name: bytes, limits: Limits) -> Iterator[list[bytes]]:
         content = root.read(name, limits.user_database_bytes)
     except OSError:  # missing, below a file, a loop of links: an image need not have it
         return
-    for line in content.split(b"\n"):
+    for line in BytesIO(content):  # one at a time, and no more fields than passwd(5) has: ten MiB can be all separators
+        line = line.removesuffix(b"\n")
         if line and not line.startswith(b"#"):
-            yield line.split(b":")
+            yield line.split(b":", 7)
 
 
 def _number(text: str, what: str) -> int | None:
