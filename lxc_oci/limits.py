@@ -37,6 +37,7 @@ class Limits:
     puzzlefs_bytes: int = 256 * MIB  # metadata of a PuzzleFS image, held in memory: some 200 bytes a file
     zstd_window_log: int = 27  # 128 MiB, zstd's own default ceiling
     entries: int = 2_000_000  # per layer
+    names_bytes: int = 256 * MIB  # paths of a layer that are held in memory: those of its directories
     path_bytes: int = 4096  # PATH_MAX
     path_depth: int = 1024
     pax_bytes: int = 1 * MIB  # extended header of one entry (Go's limit)
@@ -45,6 +46,7 @@ class Limits:
     environment_bytes: int = 1 * MIB
     argument_bytes: int = 128 * 1024 - 1
     arguments_bytes: int = 1 * MIB
+    volumes: int = 100  # each gets a copy of what the image has there, those inside others once more
     redirects: int = 10
     retries: int = 5
     retry_delay: int = 60  # the longest Retry-After that is waited for

@@ -132,6 +132,11 @@ def plan_guest(
         overrides.hostname or host.name, "--hostname" if overrides.hostname else "the container's name"
     )
     identity = _identity(config, overrides, root, host, limits, warn)
+    if len(config.volumes) > limits.volumes:
+        raise RefusedError(
+            f"the image has {len(config.volumes)} volumes, more than the limit of {limits.volumes}",
+            "if that is right, raise volumes in /etc/lxc-oci-py/limits.conf",
+        )
     mounts = volumes.plan(config.volumes, overrides.volumes, overrides.tmpfs, root, host.directory, warn)
     variables = environment.plan(config.env, overrides.env, identity.home, host.lxc_major, host.safe_path, limits, warn)
     arguments = _arguments(config, overrides, root, limits)

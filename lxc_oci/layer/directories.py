@@ -53,6 +53,7 @@ class Directories:
         self._root_fd = root_fd
         self.displaced = displaced
         self._limits = limits
+        self._names_left = limits.names_bytes
         # The caller's other files need some of the descriptors, too.
         self._most = max(4, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
         self._open: list[Directory] = []
@@ -74,6 +75,7 @@ class Directories:
         self.exact = exact
         self.known.clear()
         self.names.clear()
+        self._names_left = self._limits.names_bytes
         self._new_root()
 
     def close(self) -> None:
@@ -126,6 +128,12 @@ class Directories:
         if directory is None:
             if len(path) >= self._limits.path_bytes:  # by links, a path can grow beyond what any name in the layer has
                 raise RefusedError(f"a directory in a layer has a path of more than {self._limits.path_bytes} bytes")
+            self._names_left -= len(path)
+            if self._names_left < 0:
+                raise RefusedError(
+                    f"the directories of a layer have paths of more than {self._limits.names_bytes} bytes together",
+                    "if that is right, raise names_bytes in /etc/lxc-oci-py/limits.conf",
+                )
             directory = self.known[path] = Directory(parent, base, path)
             parent.below.add(directory)
         return directory

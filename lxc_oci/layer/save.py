@@ -75,6 +75,7 @@ class _Judge:
         self._limits = limits
         self._seen: dict[bytes, str] = {b"": kinds.DIRECTORY}  # type of each path
         self._hidden: set[bytes] = set()
+        self._names_left = limits.names_bytes
         self.entries = 0
         self.dependence = ""
         self.root: Entry | None = None
@@ -92,6 +93,9 @@ class _Judge:
             name = b""
         if not self.dependence:
             self.dependence = self._look(entry, name)
+            self._names_left -= len(name)
+            if self._names_left < 0:
+                self.dependence = f"its names have more than {self._limits.names_bytes} bytes"
 
     def _look(self, entry: Entry, name: bytes) -> str:
         """Return why an index with this entry would differ from the tree, or the empty string."""
