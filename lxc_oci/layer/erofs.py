@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from lxc_oci.errors import RefusedError
+from lxc_oci.kernel import syscalls
 from lxc_oci.layer import entry as kinds
 from lxc_oci.layer.entry import Entry
 from lxc_oci.layer.unpack import Unpacker
@@ -22,6 +23,7 @@ from lxc_oci.limits import Limits
 OPAQUE = b"trusted.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_RESOLVE = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
 _SMALL = 1 << 16
 _TYPES = {
     stat.S_IFREG: kinds.FILE,
@@ -77,7 +79,7 @@ class _Walk:
         pending = [b""]
         while pending:
             path = pending.pop()
-            directory = os.open(path, _DIRECTORY, dir_fd=fd) if path else os.dup(fd)
+            directory = syscalls.openat2(fd, path or b".", _DIRECTORY, 0, _RESOLVE)
             try:
                 self._add(path or b".", os.fstat(directory), directory, b".")
                 for name in sorted(os.fsencode(name) for name in os.listdir(directory)):
@@ -94,7 +96,9 @@ class _Walk:
         self._entries += 1
         if self._entries > self._limits.entries:
             raise RefusedError(f"{self._what} has more than {self._limits.entries} entries", "see lxc-oci-py(1)")
-        kind = _TYPES[stat.S_IFMT(status.st_mode)]
+        kind = _TYPES.get(stat.S_IFMT(status.st_mode), "")
+        if not kind:  # FUSE hands on what it reads
+            raise _damaged()
         if kind != kinds.DIRECTORY and status.st_nlink > 1:
             first = self._first.setdefault(status.st_ino, path)
             if first is not path:
@@ -169,6 +173,7 @@ def _whole(fd: int, size: int, path: bytes) -> bytes:
 
 _MAGIC = 0xE0F5E1E2
 _SUPERBLOCK = struct.Struct("<II IBBH QQI III 16s16s IHHHBBI Q")
+_DIRECTORY_BYTES = 1 << 26  # two million names of 20 letters
 _TRUSTED = 4  # name index; only the rest of the name is stored
 _PLAIN, _INLINE = 0, 2  # data layouts of directories
 _PREFIXES = 0x80  # name index of a prefix table, which mkfs.erofs fills when it is told to
@@ -190,6 +195,7 @@ class _Metadata:
         self._file = file
         self._size = size
         self._limits = limits
+        self._left = size  # bytes of directories: each has its own, so together they are not more than the image
         head = self._read(1024, _SUPERBLOCK.size)
         fields = _SUPERBLOCK.unpack(head)
         if fields[0] != _MAGIC:
@@ -237,7 +243,8 @@ class _Metadata:
         layout = form >> 1 & 7
         if not stat.S_ISDIR(mode):
             return mode, b"", b""
-        if size > 1 << 28:
+        self._left -= size
+        if self._left < 0 or size > _DIRECTORY_BYTES:
             raise _damaged()
         if layout == _PLAIN:
             return mode, self._read(start * self._block, size), xattrs

@@ -345,18 +345,20 @@ class TarReader:
 
     def _sparse_map(self, stored: int) -> tuple[list[int], int]:
         """Return the numbers before the data of a file in sparse format 1.0, and how many bytes they took."""
-        text = b""
+        text = bytearray()
         wanted = None
-        used = 0
-        while wanted is None or text.count(b"\n") < wanted:
+        used = lines = 0
+        while wanted is None or lines < wanted:
             if used + BLOCK > stored:
                 raise damaged("a sparse map is longer than its entry")
-            text += self._take(BLOCK)
+            block = self._take(BLOCK)
+            text += block
+            lines += block.count(b"\n")
             used += BLOCK
             self._check_map(used)
-            if wanted is None and b"\n" in text:
-                wanted = 1 + 2 * fields.pax_number(text.partition(b"\n")[0], "a sparse map's length")
-        return [fields.pax_number(item, "a sparse map's number") for item in text.split(b"\n")[1:wanted]], used
+            if wanted is None and lines:
+                wanted = 1 + 2 * fields.pax_number(bytes(text.partition(b"\n")[0]), "a sparse map's length")
+        return [fields.pax_number(item, "a sparse map's number") for item in bytes(text).split(b"\n")[1:wanted]], used
 
     def _check_map(self, read: int) -> None:
         if read > self._limits.pax_bytes:
