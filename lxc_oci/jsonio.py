@@ -6,6 +6,7 @@ image.config do.
 """
 
 import re
+import struct
 from collections.abc import Collection
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 
 from lxc_oci.errors import RefusedError
 
+_UTF16 = struct.Struct(">H")
 # Every string token of a valid document, in order; group 1 is set where the string is a member's name.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?')
 
@@ -62,12 +64,24 @@ def folded_members(value: dict[str, Any], names: Collection[str], what: str) -> 
 
 def dump(value: Any) -> bytes:
     """Return `value` as indented JSON with a final newline, for files that people may read."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return _printable(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def compact(value: Any) -> bytes:
     """Return `value` as JSON on one line, keys sorted: the same value gives the same bytes."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return _printable(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+
+
+def _printable(raw: bytes) -> bytes:
+    """Escape what orjson leaves and a terminal may obey: DEL, the C1 controls, marks that turn text around."""
+    if raw.isascii() and b"\x7f" not in raw:
+        return raw
+    return "".join(
+        char
+        if char.isprintable() or char == "\n"
+        else "".join(f"\\u{unit:04x}" for (unit,) in _UTF16.iter_unpack(char.encode("utf-16-be")))
+        for char in raw.decode()
+    ).encode()
 
 
 def _members(value: Any) -> int:

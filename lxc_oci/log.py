@@ -7,6 +7,9 @@ from typing import TextIO
 
 from lxc_oci.errors import OciError
 
+_WARNINGS = 100  # distinct ones: an image can give reason for millions
+_MESSAGE = 8192  # characters; two paths fit, what a registry wrote into an error need not
+
 
 class Level(IntEnum):
     """How much is said."""
@@ -48,9 +51,12 @@ class Log:
 
     def warn(self, message: str) -> None:
         """Say, once, what is not as it should be although the work goes on."""
-        if message not in self._warned:
-            self._warned.add(message)
-            self._write(f"warning: {message}")
+        if message in self._warned or len(self._warned) > _WARNINGS:
+            return
+        if len(self._warned) == _WARNINGS:
+            message = "further warnings are left out"
+        self._warned.add(message)
+        self._write(f"warning: {message}")
 
     def info(self, message: str) -> None:
         """Say what was done, unless --quiet."""
@@ -63,6 +69,8 @@ class Log:
             self._write(message)
 
     def _write(self, message: str) -> None:
+        if len(message) > _MESSAGE:
+            message = message[:_MESSAGE] + "…"
         try:
             self.stream.write(f"{self.program}: {escape(message)}\n")
             self.stream.flush()
