@@ -24,7 +24,6 @@ from lxc_oci.layer.objects import Objects, failure, shown
 from lxc_oci.layer.record import RecordWriter
 from lxc_oci.limits import Limits
 
-
 _WARNINGS = 1000  # that are remembered: names of attributes are the image's, and there can be billions
 
 
