@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The store under Debian 13's LXC, Python and mkfs.erofs, in a tree that is entered by pivot_root."""
+
+import pytest
+
+from tests.support import trixie
+
+_SECONDS = 900
+
+
+def _pass(*arguments: str) -> None:
+    argv = ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-rs", "-m", "not long and not box", *arguments]
+    done = trixie.run(argv, timeout=_SECONDS)
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    assert "SKIPPED" not in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.root
+def test_layers_are_indexed_and_containers_run_over_them() -> None:
+    _pass("tests/lxc/test_store_index.py")
+
+
+@pytest.mark.root
+def test_a_container_lives() -> None:
+    _pass("tests/lxc/test_create.py", "-k", "lives or shares or liblxc")
