@@ -18,7 +18,27 @@ else:
     settings.register_profile("ours", deadline=None, database=None)
     settings.load_profile("ours")
 
-_KEPT = ("PATH", "CI", "TERM", "LXC_OCI_PY_INSTALLED", "XDG_CACHE_HOME", "CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOCACHE")
+_KEPT = (
+    "PATH",
+    "CI",
+    "TERM",
+    "LXC_OCI_PY_INSTALLED",
+    "XDG_CACHE_HOME",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "GOPATH",
+    "GOCACHE",
+)
+    "PATH",
+    "CI",
+    "TERM",
+    "LXC_OCI_PY_INSTALLED",
+    "XDG_CACHE_HOME",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "GOPATH",
+    "GOCACHE",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,6 @@ from lxc_oci.layer.unpack import Unpacker
 from lxc_oci.limits import Limits
 
 _NOBODY = (65534, 65534)
-_SUPERBLOCK = 96
-_NO_TABLE = b"\xff" * 8
 
 
 def apply_layer(
@@ -59,18 +57,6 @@ def apply_layer(
             unpacker.end_layer()
     finally:
         os.close(fd)
-
-
-def has_xattrs(path: str) -> bool:
-    """Tell whether an image has any extended attribute: one without has no opaque directory.
-
-    Raises RefusedError when `path` is no squashfs image.
-    """
-    with open(path, "rb") as file:
-        head = file.read(_SUPERBLOCK)
-    if len(head) < _SUPERBLOCK or head[:4] != b"hsqs":
-        raise RefusedError(f"{os.path.basename(path)} is not a squashfs image")
-    return head[56:64] != _NO_TABLE
 
 
 def unpackable() -> None:

@@ -97,8 +97,9 @@ def choose(wanted: str, kind: LayerKind, facts: Facts, *, helper: str | None, ke
     hook_obstacle = _hook_obstacle(facts)
     unpacked = Form.OVERLAY if hook_obstacle else Form.TREE
     if kind in (LayerKind.SQUASHFS, LayerKind.EROFS):
-        if hook_obstacle:
-            return Choice(unpacked, f"the image is unpacked because {hook_obstacle}")
+        reason = hook_obstacle or _mount_obstacle(facts, kernel_mount)
+        if reason:
+            return Choice(unpacked, f"the image is unpacked because {reason}")
         return Choice(Form.MOUNTED, f"the image's {kind.value} layers can be mounted")
     if kind is LayerKind.TAR:
         reason = hook_obstacle or _index_obstacle(facts, kernel_mount)
@@ -135,12 +136,24 @@ def _hook_obstacle(facts: Facts) -> str:
     return ""
 
 
-def _index_obstacle(facts: Facts, kernel_mount: bool) -> str:
-    """Say why tar layers cannot be indexed and mounted, or ""."""
+def _mount_obstacle(facts: Facts, kernel_mount: bool) -> str:
+    """Say why the kernel cannot mount an image's own file systems at every start, or "".
+
+    FUSE is no way round: its process would be a child of the container's init, and lxc-execute's waits for all of its
+    children before it ends.
+    """
     if facts.user_namespace:
-        return "only root can mount EROFS"
+        return "only root can mount a file system image"
     if not kernel_mount:
         return "--no-kernel-mount was given"
+    return ""
+
+
+def _index_obstacle(facts: Facts, kernel_mount: bool) -> str:
+    """Say why tar layers cannot be indexed and mounted, or ""."""
+    obstacle = _mount_obstacle(facts, kernel_mount)
+    if obstacle:
+        return obstacle
     if facts.kernel < (6, 12):
         return "mounting EROFS from a file needs Linux 6.12"
     if facts.store_type in ("tmpfs", "ramfs", "overlay"):

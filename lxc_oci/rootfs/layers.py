@@ -14,7 +14,7 @@ from lxc_oci.errors import OciError, RefusedError, UnsupportedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
 from lxc_oci.image.mediatype import LayerKind, tar_compression
-from lxc_oci.kernel import userns
+from lxc_oci.kernel import run, userns
 from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log
@@ -199,6 +199,11 @@ class Layers:
                     squashfs.apply_layer(unpacker, path, what, self._limits, self._log.warn)
                     continue
                 assert self._store is not None
+                if not self._kernel_mount and run.find("erofsfuse") is None:
+                    raise UnsupportedError(
+                        "EROFS layers cannot be unpacked here without the kernel or erofsfuse",
+                        "apt install erofsfuse (Debian 13 and newer), or as root leave out --no-kernel-mount",
+                    )
                 lower = mountplan.Lower(mountplan.EROFS, path, fuse=not self._kernel_mount)
                 with self._store.stage() as stage, mountplan.image_mounted(stage.path, lower, self._limits) as mounted:
                     erofs.apply_layer(unpacker, mounted, path, what, self._limits)

@@ -75,14 +75,10 @@ def prepare(
             plan = mountplan.for_layers(
                 found.image.manifest,
                 [files[layer.digest] for layer in found.image.layers],
-                kernel=kernel_mount,
+                kernel=True,
                 require_verity=require_verity,
                 userxattr=userxattr,
             )
-            reason = mountplan.user_obstacle(plan, limits) if userxattr else ""
-            if reason:
-                log.detail(f"storage: tree: the image is unpacked because {reason}")
-                return _prepare_tree(container, identity, found, store, layers, limits)
         return mounted.prepare(form, container, identity, plan, uses, limits)
 
 

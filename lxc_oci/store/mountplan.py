@@ -16,7 +16,7 @@ from lxc_oci.errors import OciError, RefusedError, UnsupportedError
 from lxc_oci.image.manifest import Manifest
 from lxc_oci.image.mediatype import LayerKind, layer_kind
 from lxc_oci.kernel import durable, run
-from lxc_oci.layer import erofs, squashfs, verity
+from lxc_oci.layer import verity
 from lxc_oci.layer.verity import Verity
 from lxc_oci.limits import Limits
 
@@ -96,25 +96,6 @@ def for_layers(
         # A user namespace may mount neither by the kernel.
         lowers.append(Lower(kind.value, path, (), userxattr or not kernel, data))
     return Plan(tuple(lowers), userxattr)
-
-
-def user_obstacle(plan: Plan, limits: Limits) -> str:
-    """Say why FUSE and an overlay in a user namespace cannot show the image as it is, or "".
-
-    Whiteouts count there, but not trusted.overlay.opaque: what it hides would be back.  Raises RefusedError for a
-    damaged image.
-    """
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "/dev/fuse cannot be used"
-    for kind, program in ((SQUASHFS, "squashfuse"), (EROFS, "erofsfuse")):
-        if any(lower.kind == kind for lower in plan.lowers) and run.find(program) is None:
-            return f"{program} is not installed"
-    for number, lower in enumerate(plan.lowers[1:], 1):
-        if lower.kind == SQUASHFS and squashfs.has_xattrs(lower.path):
-            return f"layer {number} has extended attributes, and so may have opaque directories"
-        if lower.kind == EROFS and any(True for _ in erofs.opaque_directories(lower.path, limits)):
-            return f"layer {number} has opaque directories"
-    return ""
 
 
 def render(plan: Plan) -> bytes:

@@ -200,7 +200,7 @@ def test_whiteouts_count_for_unprivileged_containers(
     user_host.start("one")
     assert user_host.attach("one", "/bin/ls", "/etc/two") == b"/etc/two\n"
     assert b"base" not in user_host.attach("one", "/bin/ls", "/etc")
-    # Whether an opaque directory counts depends on the version of squashfuse: see store.mountplan.user_obstacle.
+    # Whether an opaque directory counts depends on the version of squashfuse.
     user_host.stop("one", "-k")
 
 

@@ -3,7 +3,6 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +16,7 @@ from lxc_oci.layer.verity import Verity
 from lxc_oci.limits import Limits
 from lxc_oci.store import helper, mountplan
 from lxc_oci.store.mountplan import HelperCall, Lower, Plan
-from tests.support import hooks, need
+from tests.support import hooks
 
 SQUASHFS = "application/vnd.stacker.image.layer.squashfs+zstd"
 EROFS = "application/vnd.stacker.image.layer.erofs"
@@ -173,43 +172,3 @@ def test_a_failed_hook_is_reported_with_what_was_said_before(tmp_path: Path) -> 
         pass
     assert caught.value.message == "the helper failed"
     assert caught.value.hint == "helper: no such image"
-
-
-# --- what a user namespace can mount ---------------------------------------------------------------------------
-
-
-def made(kind: str, path: Path, opaque: bool) -> str:
-    """A real image with a directory that is opaque, or has no attribute at all."""
-    tree = path / "tree"
-    (tree / "opt").mkdir(parents=True)
-    if opaque:
-        need.root()
-        os.setxattr(tree / "opt", "trusted.overlay.opaque", b"y")
-    image = path / kind
-    command = {
-        "squashfs": [need.program("mksquashfs"), str(tree), str(image), "-quiet", "-no-progress"],
-        "erofs": [need.program("mkfs.erofs"), str(image), str(tree)],
-    }[kind]
-    subprocess.run(command, check=True, capture_output=True)
-    return str(image)
-
-
-@pytest.mark.parametrize("kind", ["squashfs", "erofs"])
-@pytest.mark.parametrize("opaque", [True, False])
-def test_opaque_directories_keep_an_image_from_being_mounted_by_a_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, opaque: bool
-) -> None:
-    monkeypatch.setattr("os.access", lambda *arguments: True)
-    monkeypatch.setattr("lxc_oci.kernel.run.find", lambda program: f"/usr/bin/{program}")
-    image = Lower(kind, made(kind, tmp_path, opaque), fuse=True)
-    assert mountplan.user_obstacle(Plan((image,)), Limits()) == ""  # the lowest layer hides nothing
-    assert bool(mountplan.user_obstacle(Plan((image, image)), Limits())) == opaque
-
-
-def test_a_user_needs_the_fuse_program_and_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan((Lower("erofs", "/x", fuse=True),))
-    monkeypatch.setattr("os.access", lambda *arguments: True)
-    monkeypatch.setattr("lxc_oci.kernel.run.find", lambda program: None)
-    assert mountplan.user_obstacle(plan, Limits()) == "erofsfuse is not installed"
-    monkeypatch.setattr("os.access", lambda *arguments: False)
-    assert mountplan.user_obstacle(plan, Limits()) == "/dev/fuse cannot be used"
