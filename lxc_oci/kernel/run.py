@@ -72,8 +72,7 @@ def run(
     UnavailableError when the time is over (the program's process group is killed) and UnsupportedError when it
     cannot be started.
     """
-
-    name = os.path.basename(os.fsdecode(argv[0]))
+    name = _name(argv)
     try:
         process = subprocess.Popen(
             [*_prefix(memory, user), *argv],
@@ -98,6 +97,14 @@ def run(
         process.wait()
         raise
     return Result(process.returncode, output, errors)
+
+
+def _name(argv: Sequence[str | bytes]) -> str:
+    """Return the name of a program for messages.  Its path is absolute: nobody's PATH decides what root runs."""
+    path = os.fsdecode(argv[0])
+    if not os.path.isabs(path):
+        raise ValueError(f"{path!r} is not an absolute path of a program")
+    return os.path.basename(path)
 
 
 def _prefix(memory: int | None, user: tuple[int, int] | None) -> list[str]:
@@ -128,7 +135,7 @@ class Stream:
         memory: int | None = None,
         user: tuple[int, int] | None = None,
     ) -> None:
-        self._name = os.path.basename(os.fsdecode(argv[0]))
+        self._name = _name(argv)
         self.ended = False  # the output was read to its end
         self._timeout = timeout
         self._end = time.monotonic() + timeout
