@@ -29,16 +29,6 @@ _KEPT = (
     "GOPATH",
     "GOCACHE",
 )
-    "PATH",
-    "CI",
-    "TERM",
-    "LXC_OCI_PY_INSTALLED",
-    "XDG_CACHE_HOME",
-    "CARGO_HOME",
-    "RUSTUP_HOME",
-    "GOPATH",
-    "GOCACHE",
-)
 
 
 @pytest.fixture(autouse=True)
