@@ -41,19 +41,19 @@ def command(argv: Sequence[str] | None = None) -> int:
 
 
 def _template(argv: Sequence[str], log: Log) -> int:
-    from lxc_oci import template as verb
-
     arguments = options.template_parser().parse_args(argv)
     _set_level(log, arguments)
+    from lxc_oci import template as verb
+
     verb.run(arguments, log)
     return 0
 
 
 def _command(argv: Sequence[str], log: Log) -> int:
-    from lxc_oci import verbs
-
     arguments = options.command_parser().parse_args(argv)
     _set_level(log, arguments)
+    from lxc_oci import verbs
+
     return verbs.run(arguments, log)
 
 
@@ -66,6 +66,7 @@ def _set_level(log: Log, arguments: "argparse.Namespace") -> None:
 
 def _door(body: Callable[[Sequence[str], Log], int], argv: Sequence[str]) -> int:
     """Run `body` and turn what comes out of it into messages and an exit status."""
+    _open_standard_descriptors()
     log = Log()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -111,6 +112,20 @@ def _door(body: Callable[[Sequence[str], Log], int], argv: Sequence[str]) -> int
 
             traceback.print_exc()
         return _INTERNAL_ERROR
+
+
+def _open_standard_descriptors() -> None:
+    """Open /dev/null for each standard descriptor that is closed: the next file that is opened would become it, and
+    what a program then says would be written into a layer."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        os.set_inheritable(fd, True)
+        fd = os.dup(fd)
+    os.close(fd)
+    # Python leaves the streams of what was closed out, whatever their type says.
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -42,10 +42,8 @@ def asked(registry: registries.Registry, repository: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("storage", ["auto", "flat"])
-def test_a_warm_create_by_digest_asks_nobody(
-    any_host: Host, registry: registries.Registry, request: pytest.FixtureRequest, storage: str
-) -> None:
-    repository = f"warm/{abs(hash(request.node.name))}"
+def test_a_warm_create_by_digest_asks_nobody(any_host: Host, registry: registries.Registry, storage: str) -> None:
+    repository = f"warm/{'user' if any_host.user else 'root'}-{storage}"
     digest = registry.push(repository, "1", app(1))
     url = f"docker://{registry.host}/{repository}@{digest}"
     any_host.create("one", url, "--insecure", "--storage", storage)
@@ -105,9 +103,6 @@ def test_ten_creates_at_once_download_once(any_host: Host, registry: registries.
     for process in running:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output.decode()
-    layers = [registry.requests("GET", f"/{repository}/blobs/{layer.digest}")
-              for layer in map(images.Layer.descriptor, ())]  # fmt: skip
-    assert layers == []
     for layer in (images.busybox_rootfs(), noise):
         assert registry.requests("GET", f"/{repository}/blobs/{images.digest(layer.blob)}") == 1
     assert len(list(any_host.store.glob("trees/*"))) == 1

@@ -99,8 +99,5 @@ def test_other_transports_go_through_skopeo(root_host: Host, place: Path, places
                    env={"PATH": os.environ["PATH"] + ":/usr/sbin", "HOME": str(place)})  # fmt: skip
     root_host.create("one", f"containers-storage:{storage_place}", "--storage", storage)
     assert root_host.execute("one") == b"one\n"
-    assert sorted(os.listdir(root_host.lxcpath / "one")) == sorted(
-        {"config", "console.log", "oci-py", "rootfs", *(["overlay"] if storage == "auto" else [])}
-        & {*os.listdir(root_host.lxcpath / "one")}
-    )
-    subprocess.run(["umount", "-R", f"{place}/storage/vfs"], check=False, capture_output=True)
+    left = set(os.listdir(root_host.lxcpath / "one"))
+    assert left <= {"config", "console.log", "oci-py", "rootfs", "upper", "work", "overlay"}  # no copy of skopeo's
