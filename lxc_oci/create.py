@@ -48,6 +48,7 @@ class Request:
     mount_helper: str | None = None
     kernel_mount: bool = True
     require_verity: bool = False
+    confined: bool = False  # root's container with an id map: this process is not root's
 
 
 def create(request: Request, store: Store | None, limits: Limits, log: Log, progress: Progress) -> bytes:
@@ -89,7 +90,9 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
             progress=progress,
         )
         places = (store.path,) if store else ()
-        host = guests.host_facts(request.directory, request.name, request.configuration, places)
+        host = guests.host_facts(
+            request.directory, request.name, request.configuration, places, confined=request.confined
+        )
         with prepared.opened() as root:
             guest = guests.plan_guest(found.image.config, request.overrides, root, host, limits, log.warn)
             guests.write_guest(guest, root, host)

@@ -129,7 +129,7 @@ def _confined(request: Request, limits: Limits, log: Log) -> bytes:
         def work() -> str:
             os.environ.update(environment)
             with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
-                text = create(replace(request, source=source), None, limits, log, progress)
+                text = create(replace(request, source=source, confined=True), None, limits, log, progress)
             return text.decode("utf-8", "surrogateescape")
 
         text = str(without_host_root(work)).encode("utf-8", "surrogateescape")
@@ -160,7 +160,7 @@ def _check_answer(text: bytes, request: Request) -> None:
         elif line.key.startswith("lxc.environment"):
             right = "=" in line.value  # a name alone imports the host's variable
         else:
-            right = line.key != "lxc.rootfs.path"
+            right = line.key not in ("lxc.rootfs.path", "lxc.mount.fstab")
         if not right:
             raise RefusedError(f"the confined part of the create answered with {line.key} = {line.value!r:.100}")
 

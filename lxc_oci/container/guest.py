@@ -9,7 +9,7 @@ carry is refused.
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lxc_oci.container import (
     command,
@@ -58,6 +58,7 @@ class HostFacts:
     resolv_conf: bytes
     safe_path: Callable[[str], bool]  # whether only root can fill a directory of the host
     share: str = SHARE
+    fstab: bool = True  # whether the container may have an fstab of ours
     guest_directory: str = GUEST_DIRECTORY  # of the generation that is planned
 
 
@@ -98,9 +99,18 @@ class Guest:
 
 
 def host_facts(
-    directory: str, name: str, configuration: Sequence[Line], forbidden: Sequence[str] = (), share: str = SHARE
+    directory: str,
+    name: str,
+    configuration: Sequence[Line],
+    forbidden: Sequence[str] = (),
+    share: str = SHARE,
+    *,
+    confined: bool = False,
 ) -> HostFacts:
-    """Gather the facts; `forbidden` are directories that hold what images bring, such as the store."""
+    """Gather the facts; `forbidden` are directories that hold what images bring, such as the store.
+
+    A `confined` process has read the image and serves the host's root, who reads no file of its making: no fstab.
+    """
     places = (os.path.dirname(directory), "/var/lib/lxc", "/var/lib/lxc-oci-py", *forbidden)
     judge = environment.HostPaths(places, initial_namespace=userns.current().initial)
     return HostFacts(
@@ -112,6 +122,7 @@ def host_facts(
         guestfiles.host_resolv_conf(),
         judge.safe,
         share,
+        not confined and not lxcconfig.last(configuration, "lxc.mount.fstab"),
     )
 
 
@@ -166,6 +177,11 @@ def plan_guest(
         image.append(Line("lxc.signal.halt", signal))
     image += variables.image
     image += mounts.image
+    if mounts.fstab and not host.fstab:
+        image += [Line("lxc.mount.entry", entry) for entry in mounts.fstab]
+        mounts = replace(mounts, fstab=())
+    elif mounts.fstab:
+        image.append(Line("lxc.mount.fstab", os.path.join(host.directory, volumes.FSTAB)))
     image += net.image
     image += _console_lines(host)
     options += variables.user

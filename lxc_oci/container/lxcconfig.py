@@ -39,6 +39,7 @@ _KEYS = frozenset(
         "lxc.init.uid",
         "lxc.mount.auto",
         "lxc.mount.entry",
+        "lxc.mount.fstab",
         "lxc.rootfs.options",
         "lxc.rootfs.path",
         "lxc.signal.halt",

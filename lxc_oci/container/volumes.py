@@ -15,9 +15,11 @@ from lxc_oci.container import guestfiles, paths
 from lxc_oci.container.lxcconfig import Line, encode, mount_entry
 from lxc_oci.container.overrides import TmpfsOption, VolumeOption
 from lxc_oci.errors import RefusedError, UsageError
+from lxc_oci.kernel import durable
 from lxc_oci.kernel.root import Root, remove_tree
 
 SHARED_MEMORY = "/dev/shm"  # LXC's own /dev has none; --tmpfs sets its size
+FSTAB = "fstab"  # in the container's directory, where LXC has its own
 DIRECTORY = "oci-py/volumes"  # below the container's directory
 _NAME_BYTES = 200
 _PLAIN_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
@@ -33,9 +35,14 @@ class ImageVolume:
 
 @dataclass(frozen=True)
 class Mounts:
-    """What the container mounts; `directories` and `files` must exist in its root before it starts."""
+    """What the container mounts; `directories` and `files` must exist in its root before it starts.
+
+    The image's volumes stand in the container's fstab, which LXC itself copies and hooks/oci-py-clone rewrites: an
+    ephemeral copy (lxc-copy -e) is started with the configuration of the original, and would write to its volumes.
+    """
 
     image: tuple[Line, ...]
+    fstab: tuple[str, ...]  # lines as of lxc.mount.entry
     options: tuple[Line, ...]
     volumes: tuple[ImageVolume, ...]
     directories: tuple[str, ...]
@@ -94,10 +101,8 @@ def plan(
     # A mount on a path hides those below it, so the shorter come first.
     order = sorted(theirs)
     return Mounts(
-        (
-            mount_entry("tmpfs", SHARED_MEMORY[1:], "tmpfs", f"nosuid,nodev,mode=1777,create=dir{shared}"),
-            *(theirs[target][1] for target in order),
-        ),
+        (mount_entry("tmpfs", SHARED_MEMORY[1:], "tmpfs", f"nosuid,nodev,mode=1777,create=dir{shared}"),),
+        tuple(theirs[target][1].value for target in order),
         tuple(ours[target] for target in sorted(ours)),
         tuple(theirs[target][0] for target in order),
         tuple(sorted(set(directories))),
@@ -106,7 +111,8 @@ def plan(
 
 
 def write(mounts: Mounts, root: Root, directory: str) -> None:
-    """Create the mount points in the root and the image's volumes, those that are new with the image's content.
+    """Create the mount points in the root and the image's volumes, those that are new with the image's content, and
+    add the volumes to the container's fstab.  What an earlier image had stays mounted: it is the user's data.
 
     Raises OciError and OSError.
     """
@@ -120,6 +126,18 @@ def write(mounts: Mounts, root: Root, directory: str) -> None:
     os.makedirs(home, mode=0o700, exist_ok=True)
     for volume in mounts.volumes:
         _fill(volume, root, home)
+    _add_to_fstab(os.path.join(directory, FSTAB), mounts.fstab)
+
+
+def _add_to_fstab(path: str, lines: Sequence[str]) -> None:
+    try:
+        with open(path, "rb") as file:
+            before = [line for line in file.read().split(b"\n") if line]
+    except FileNotFoundError:
+        before = []
+    added = [line for line in map(encode, lines) if line not in before]
+    if added:
+        durable.replace_file(path, b"".join(line + b"\n" for line in (*before, *added)))
 
 
 def _fill(volume: ImageVolume, root: Root, home: str) -> None:

@@ -76,7 +76,7 @@ def test_c01_line_ends_add_no_line(box: Box, field: str, end: str) -> None:
     box.make(image_config(entrypoint=ARGUMENTS))
     plain = keys(box)
     box.make(image_config(**{"entrypoint": ARGUMENTS, **FIELDS[field](f"{end}{INJECTED}")}))
-    assert keys(box) <= plain | {"lxc.mount.entry"}
+    assert keys(box) <= plain | {"lxc.mount.entry", "lxc.mount.fstab"}
 
 
 @pytest.mark.parametrize("byte", [*range(0x20), 0x7F])

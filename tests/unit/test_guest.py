@@ -273,12 +273,16 @@ def test_volumes_of_the_image(container: Container) -> None:
     assert (database / "seed").read_text() == "x" and (database / "seed").stat().st_uid == 5
     assert stat.S_IMODE(database.stat().st_mode) == 0o750 and database.stat().st_gid == 6
     assert stat.S_IMODE((home / "empty").stat().st_mode) == 0o1777
-    assert [line.value for line in planned.mounts.image[1:]] == [
+    entries = [
         f"{home}/empty empty none bind 0 0",
         f"{home}/new%2Fone new/one none bind 0 0",
         f"{home}/var%2Flib%2Fdb var/lib/db none bind 0 0",
         f"{home}/with%20space with\\040space none bind 0 0",
     ]
+    assert list(planned.mounts.fstab) == entries
+    fstab = container.directory / "fstab"
+    assert fstab.read_text().splitlines() == entries
+    assert f"lxc.mount.fstab = {fstab}" in planned.text().decode()
 
 
 def test_the_users_mounts_come_before_the_images(container: Container) -> None:
