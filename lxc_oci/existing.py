@@ -41,8 +41,8 @@ class Container:
 
 
 @contextmanager
-def locked(directory: str) -> Iterator[None]:
-    """Hold the stopped container of ours in `directory` against other updates.
+def locked(directory: str, *, stopped: bool = True) -> Iterator[None]:
+    """Hold the container of ours in `directory` against other updates; with `stopped`, one that runs is refused.
 
     Raises AccessError when there is none, UsageError when it is none of ours or runs, UnavailableError when another
     process has it.
@@ -53,7 +53,8 @@ def locked(directory: str) -> Iterator[None]:
     if provenance.read(directory) is None:
         raise UsageError(f"the container {name} was not made by lxc-oci-py")
     with durable.lock(os.path.join(directory, generation.DIRECTORY, "lock"), wait=False):
-        check_stopped(directory)
+        if stopped:
+            check_stopped(directory)
         yield
 
 

@@ -47,7 +47,7 @@ def update(request: Request, store: Store, limits: Limits, log: Log, progress: P
     Raises OciError and OSError; the container is then as it was.
     """
     overlay.private_namespace()
-    with locked(request.directory), store.in_use():
+    with locked(request.directory, stopped=not request.dry_run), store.in_use():
         container = load(request.directory, store)
         reference = request.reference or references.parse(container.facts.reference)
         options = request.source

@@ -23,6 +23,7 @@ DIRECTORY = "oci-py"  # below the container's directory: the first generation's,
 KEPT = 4  # the one in force and the three before it
 _NOTE = b"\n# lxc-oci-py: generation "
 _NAME = re.compile(r"g[0-9]+\Z")
+_TEMPORARY = re.compile(r"\.config\.[0-9]+\.tmp\Z")  # durable.write_file's
 _HOOK = "oci-py-mount"
 _OVERLAY = ("overlay:", "overlayfs:")
 # What of DIRECTORY belongs to the first generation alone.
@@ -60,7 +61,7 @@ def current(container: str) -> int:
 
 
 def discard(container: str, keep: Collection[int]) -> None:
-    """Remove the files of all generations but those in `keep`, half-made ones of killed runs too.  Raises OSError."""
+    """Remove the files of all generations but those in `keep`, and what killed runs left.  Raises OSError."""
     fd = os.open(os.path.join(container, DIRECTORY), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for name in os.listdir(fd):
@@ -69,6 +70,9 @@ def discard(container: str, keep: Collection[int]) -> None:
                 remove_tree(fd, os.fsencode(name))
     finally:
         os.close(fd)
+    for name in os.listdir(container):
+        if _TEMPORARY.match(name):
+            os.unlink(os.path.join(container, name))
 
 
 # --- the configuration ---------------------------------------------------------------------------------------------

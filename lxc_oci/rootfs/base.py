@@ -73,8 +73,8 @@ def renew(
     if require_verity:
         check_verity(found)
     if now.plan is None:
-        _, parts = store_image(Form.TREE, found, store, limits, log, progress)
-        return Base(Form.TREE, parts, trees.rootfs(store, os.path.basename(parts[0])))
+        _, parts = store_image(Form.OVERLAY, found, store, limits, log, progress)
+        return Base(Form.OVERLAY, parts, trees.rootfs(store, os.path.basename(parts[0])))
     layers = found.image.layers
     if now.plan.helper is not None:
         _, parts = store_image(Form.HELPER, found, store, limits, log, progress)
@@ -85,7 +85,9 @@ def renew(
     facts = gather(f"dir:{container}/rootfs", container, os.path.join(container, "rootfs"), store.path)
     kernel = not any(lower.fuse for lower in now.plan.lowers)
     choice = choose("layered", found.image.kind, facts, helper=None, kernel_mount=kernel)
-    form, parts = store_image(choice.form, found, store, limits, log, progress)
+    # A container that our hook mounts keeps it, although LXC's overlay store would be chosen for a new one.
+    wanted = Form.TREE if choice.form is Form.OVERLAY else choice.form
+    form, parts = store_image(wanted, found, store, limits, log, progress)
     if form is Form.MOUNTED:
         plan = mountplan.for_layers(
             found.image.manifest,
