@@ -26,14 +26,32 @@ class Reference:
     image: Digest
     uses: tuple[str, ...]  # names below the store: `trees/…`, `indexes/…`, `blobs/…`
     created: str  # RFC 3339
+    mount_point: str  # of the file system that the lxcpath lies on, "" where that is not known
 
 
 def remember(
     store: Store, identity: str, lxcpath: str, name: str, image: Digest, uses: Sequence[str], created: str
 ) -> None:
-    """Write the reference of the container `identity`.  Raises OSError."""
-    facts = {"lxcpath": lxcpath, "name": name, "image": image, "uses": list(uses), "created": created}
-    durable.replace_file(store.at("containers", identity), jsonio.dump(facts), 0o600)
+    """Write the reference of the container `identity`, durably: it may be all that tells of its lxcpath.
+
+    hooks/oci-py-clone writes the same for a copy.  Raises OSError.
+    """
+    facts = {
+        "lxcpath": lxcpath,
+        "name": name,
+        "image": image,
+        "uses": list(uses),
+        "created": created,
+        "mountPoint": _mount_point(lxcpath),
+    }
+    durable.replace_file(store.at("containers", identity), jsonio.dump(facts), 0o600, flush=True)
+
+
+def _mount_point(path: str) -> str:
+    path = os.path.realpath(path)
+    while not os.path.ismount(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def forget(store: Store, identity: str) -> None:
@@ -59,6 +77,7 @@ def every(store: Store) -> Iterator[Reference]:
                 Digest(facts["image"]),
                 tuple(facts["uses"]),
                 facts["created"],
+                facts.get("mountPoint", ""),
             )
-        except (FileNotFoundError, RefusedError, KeyError, TypeError):
+        except (FileNotFoundError, RefusedError, KeyError, TypeError, AttributeError):
             continue

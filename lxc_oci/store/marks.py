@@ -20,7 +20,7 @@ from lxc_oci.store.home import Store
 _PART = re.compile(rb"\b(trees|indexes|blobs|images)/([A-Za-z0-9-]{64,})")
 _GENERATION = re.compile(r"g[0-9]+\Z")
 _MOUNT = "a mount"
-_IDENTITY = "oci-py/id"  # in a container's directory
+_OURS = "oci-py"  # in a container's directory
 _MAXIMUM = 16 << 20  # bytes of one file that are searched; LXC configurations have a few thousand
 
 
@@ -51,39 +51,47 @@ def collect(store: Store, lxcpaths: Iterable[str] = (), on_step: Callable[[], No
     Raises OSError for what cannot be read and is there: it might name something.
     """
     marks = Marks()
-    known = set(lxcpaths)
+    known = dict.fromkeys(lxcpaths, False)  # whether a reference keeps each of them known
+    gone: dict[str, list[str]] = {}
     # The references first: a container that is renamed while its lxcpath is read is found by one of its names.
     for reference in containers.every(store):
         on_step()
-        known.add(reference.lxcpath)
+        known.setdefault(reference.lxcpath, False)
         if _lives(reference):
+            known[reference.lxcpath] = True
             for part in (*reference.uses, f"images/{reference.image.replace(':', '-')}"):
                 marks.add(part, os.path.join(reference.lxcpath, reference.name))
         else:
-            marks.stale.append(reference.identity)
-    for lxcpath in sorted(known):
+            gone.setdefault(reference.lxcpath, []).append(reference.identity)
+    for lxcpath, remembered in sorted(known.items()):
+        found = False
         for directory in _container_directories(lxcpath):
             on_step()
             for path in _files(directory):
                 for part in _parts(path):
                     marks.add(part, directory)
+                    found = True
+        # A container that was copied or renamed without us may have no reference: its lxcpath must not be forgotten.
+        marks.stale += gone.get(lxcpath, [])[1 if found and not remembered else 0 :]
     for path in _mount_tables():
         try:
-            found = _parts(path)
+            parts = _parts(path)
         except OSError:  # the process has ended
             continue
-        for part in found:
+        for part in parts:
             marks.add(part, _MOUNT)
     return marks
 
 
 def _lives(reference: Reference) -> bool:
     """Tell whether the container of a reference is there, or may be: its disk may not be mounted now."""
-    if not os.path.isdir(reference.lxcpath):
+    if reference.mount_point and not os.path.ismount(reference.mount_point):
+        return True
+    if not reference.mount_point and not os.path.isdir(reference.lxcpath):
         return True
     directory = os.path.join(reference.lxcpath, reference.name)
     try:
-        with open(os.path.join(directory, _IDENTITY), "rb") as file:
+        with open(os.path.join(directory, _OURS, "id"), "rb") as file:
             found = file.read(100).strip()
     except OSError:
         return os.path.isdir(directory)
@@ -109,21 +117,15 @@ def _subdirectories(path: str) -> list[str]:
 
 
 def _files(directory: str) -> Iterator[str]:
-    """Yield the files of a container that may name parts of the store."""
+    """Yield the files of a container that may name parts of the store: of all its generations."""
     yield os.path.join(directory, "config")
-    ours = os.path.join(directory, "oci-py")
-    for place in (ours, *_generations(ours)):  # the generations that a rollback may go back to
+    ours = os.path.join(directory, _OURS)
+    for place in (ours, *_subdirectories(ours)):
         try:
             names = os.listdir(place)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for name in names:
-            if name.endswith(".json"):
-                yield os.path.join(place, name)
-
-
-def _generations(ours: str) -> list[str]:
-    return [path for path in _subdirectories(ours) if _GENERATION.match(os.path.basename(path))]
+        yield from (os.path.join(place, name) for name in names if name.endswith(".json"))
 
 
 def _mount_tables() -> Iterator[str]:

@@ -35,6 +35,11 @@ def container(lxcpath: Path, name: str, config: str = "") -> Path:
     return directory
 
 
+def users(found: marks.Marks) -> dict[str, set[str]]:
+    """Who uses what, but for mounts: those of the whole machine count."""
+    return {part: left for part, who in found.users.items() if (left := who - {"a mount"})}
+
+
 def remember(store: home.Store, lxcpath: Path, name: str, identity: str = "1" * 32) -> None:
     containers.remember(store, identity, str(lxcpath), name, IMAGE, [TREE], "2026-01-01T00:00:00Z")
 
@@ -43,7 +48,7 @@ def test_a_configuration_is_enough(store: home.Store, lxcpath: Path) -> None:
     # The store may have been moved since, and LXC 6 writes no prefix.
     one = container(lxcpath, "one", f"lxc.rootfs.path = overlay:/old/place/{TREE}/rootfs:/x/overlay/delta\n")
     found = marks.collect(store, [str(lxcpath)])
-    assert found.users == {TREE: {str(one)}}
+    assert users(found) == {TREE: {str(one)}}
     assert found.used(TREE) and not found.mounted(TREE)
 
 
@@ -55,7 +60,7 @@ def test_a_record_of_ours_is_enough(store: home.Store, lxcpath: Path) -> None:
 
 def test_what_is_no_name_of_a_part_marks_nothing(store: home.Store, lxcpath: Path) -> None:
     container(lxcpath, "one", f"lxc.environment = A=trees/{HEX[:60]}\nlxc.environment = B=mytrees/{HEX}\n# trees/\n")
-    assert marks.collect(store, [str(lxcpath)]).users == {}
+    assert users(marks.collect(store, [str(lxcpath)])) == {}
 
 
 @pytest.mark.parametrize("place", ["lxc/one/snaps/snap0", "lxcsnaps/one/snap0"])
@@ -78,7 +83,7 @@ def test_a_fifo_in_the_place_of_a_configuration_is_not_waited_for(store: home.St
     (one / "config").unlink()
     os.mkfifo(one / "config")
     (one / "oci-py/a.json").mkdir()
-    assert marks.collect(store, [str(lxcpath)]).users == {}
+    assert users(marks.collect(store, [str(lxcpath)])) == {}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -103,7 +108,7 @@ def test_a_reference_marks_the_parts_and_the_image(store: home.Store, lxcpath: P
     one = container(lxcpath, "one")
     remember(store, lxcpath, "one")
     found = marks.collect(store)
-    assert found.users == {TREE: {str(one)}, f"images/sha256-{IMAGE.hex}": {str(one)}}
+    assert users(found) == {TREE: {str(one)}, f"images/sha256-{IMAGE.hex}": {str(one)}}
     assert found.stale == []
 
 
@@ -111,14 +116,8 @@ def test_a_reference_makes_its_lxcpath_known(store: home.Store, lxcpath: Path) -
     remember(store, lxcpath, "gone")
     container(lxcpath, "copy-of-it", f"lxc.rootfs.path = overlay:/s/{TREE}/rootfs:/d\n")
     found = marks.collect(store)
-    assert found.stale == ["1" * 32]
-    assert found.users == {TREE: {str(lxcpath / "copy-of-it")}}
-
-
-def test_a_reference_on_a_disk_that_is_not_mounted_counts(store: home.Store, tmp_path: Path) -> None:
-    remember(store, tmp_path / "not-mounted", "one")
-    found = marks.collect(store)
-    assert found.used(TREE) and found.stale == []
+    assert found.stale == []  # it is all that tells of the lxcpath
+    assert users(found) == {TREE: {str(lxcpath / "copy-of-it")}}
 
 
 def test_another_container_of_the_same_name_keeps_nothing_alive(store: home.Store, lxcpath: Path) -> None:
@@ -131,10 +130,50 @@ def test_another_container_of_the_same_name_keeps_nothing_alive(store: home.Stor
     assert marks.collect(store).used(TREE)
 
 
+def test_an_lxcpath_is_known_as_long_as_something_in_it_is_used(store: home.Store, lxcpath: Path) -> None:
+    remember(store, lxcpath, "gone", "1" * 32)
+    remember(store, lxcpath, "gone-too", "2" * 32)
+    copy = container(lxcpath, "copy", f"lxc.rootfs.path = overlay:/s/{TREE}/rootfs:/d\n")
+    found = marks.collect(store)
+    assert found.stale == ["2" * 32]
+    remember(store, lxcpath, "copy", "3" * 32)
+    assert marks.collect(store).stale == ["1" * 32, "2" * 32]
+    (copy / "config").unlink()
+    containers.forget(store, "3" * 32)
+    assert marks.collect(store).stale == ["1" * 32, "2" * 32]
+
+
+def test_earlier_generations_count(store: home.Store, lxcpath: Path) -> None:
+    earlier = container(lxcpath, "one") / "oci-py/g2"
+    earlier.mkdir()
+    (earlier / "image.json").write_text(f'{{"uses": ["{TREE}"]}}')
+    assert marks.collect(store, [str(lxcpath)]).used(TREE)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["", "lxc"])
+def test_a_disk_that_is_mounted_tells_whether_a_container_is_gone(store: home.Store, tmp_path: Path, name: str) -> None:
+    need.root()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", disk], check=True)
+    try:
+        (disk / name).mkdir(exist_ok=True)
+        remember(store, disk / name, "one")
+        assert marks.collect(store).stale == ["1" * 32]
+        if name:
+            (disk / name).rmdir()
+            assert marks.collect(store).stale == ["1" * 32]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    # Its place may be an empty directory now, or the lxcpath missing in it.
+    assert marks.collect(store).stale == [] and marks.collect(store).used(TREE)
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 200, b"{", b'{"lxcpath": 1}', b"[]", b'{"uses": null}'])
 def test_a_reference_that_a_power_cut_left_half_is_passed_over(store: home.Store, content: bytes) -> None:
     Path(store.at("containers", "3" * 32)).write_bytes(content)
-    assert marks.collect(store).users == {}
+    assert users(marks.collect(store)) == {}
 
 
 # --- mounts ----------------------------------------------------------------------------------------------------
