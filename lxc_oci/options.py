@@ -132,6 +132,11 @@ def command_parser() -> Parser:
     _add_lxcpath(rollback)
     rollback.add_argument("--json", action="store_true", help="print JSON")
 
+    outdated = verbs.add_parser("outdated", help="show which containers' URLs have another image now")
+    _add_lxcpath(outdated)
+    _add_source_options(outdated)
+    outdated.add_argument("--json", action="store_true", help="print JSON")
+
     mount = verbs.add_parser("mount", help="mount an image of an OCI layout by the mount-helper contract")
     mount.add_argument("--persist", metavar="UPPER", help="make it writable; the writes go to this directory")
     mount.add_argument("--kernel", action="store_true", help="accepted for oci-py-mount")
@@ -140,7 +145,7 @@ def command_parser() -> Parser:
     mount.add_argument("image", metavar="OCI_DIR:NAME")
     mount.add_argument("mountpoint", metavar="MOUNTPOINT")
 
-    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback):
+    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback, outdated):
         _add_common_options(verb)
     return parser
 

@@ -16,7 +16,7 @@ from lxc_oci.kernel import durable
 from tests.support import direct, kill, launch
 from tests.support import image as images
 from tests.support.host import Host
-from tests.support.registry import Registry
+from tests.support.registry import Registry, free_port
 
 KINDS = ("tree", "mounted", "overlay")  # our hook's over a tree and over squashfs, and LXC's own overlay store
 FIRST = {
@@ -248,6 +248,52 @@ def test_copies_and_snapshots(way: tuple[Host, str], registry: Registry) -> None
         assert read(host, "copied", "/etc/app.conf", "/etc/kept.conf") == "mine\nof image 1\n"
         update(host, "copied")
         assert read(host, "copied", "/etc/kept.conf") == "of image 2\n"
+
+
+# --- outdated ------------------------------------------------------------------------------------------------------
+
+
+def outdated(host: Host, status: int = 0) -> dict[str, dict[str, str]]:
+    """What `lxc-oci-py outdated` says, by the names of the containers."""
+    done = host.oci("outdated", "-P", str(host.lxcpath), "--insecure", "--json", check=False)
+    assert done.returncode == status, done.stderr.decode()
+    return {Path(found["container"]).name: found for found in json.loads(done.stdout)}
+
+
+def test_outdated_asks_each_url_once_and_changes_nothing(
+    any_host: Host, registry: Registry, layouts: Path, place: Path
+) -> None:
+    names = (f"moved-{place.name}", f"same-{place.name}")
+    for name in names:
+        create(any_host, registry, name, "tree")
+    any_host.create("twin", url(registry, names[0]), "--insecure")
+    any_host.create("layout", f"oci:{images.write_layout(layouts / place.name, {'x': made('tree', 1)})}:x")
+    digest = made("tree", 1).digest
+    any_host.create("pinned", f"docker://{registry.host}/update/{names[0]}@{digest}", "--insecure")
+    assert {found["state"] for name, found in outdated(any_host).items() if name != "pinned"} == {"current"}
+    registry.push(f"update/{names[0]}", "latest", made("tree", 2))
+    texts = {name: any_host.config(name) for name in (*names, "twin", "layout", "pinned")}
+    before = [registry.requests(method, f"/update/{names[0]}/") for method in ("HEAD", "GET")]
+    found = outdated(any_host)
+    after = [registry.requests(method, f"/update/{names[0]}/") for method in ("HEAD", "GET")]
+    assert after == [before[0] + 1, before[1]]
+    assert {name: one["state"] for name, one in found.items()} == {
+        names[0]: "outdated", "twin": "outdated", names[1]: "current", "layout": "current", "pinned": "pinned",
+    }  # fmt: skip
+    assert found["twin"]["available"] == made("tree", 2).digest and found["twin"]["digest"] == digest
+    assert {name: any_host.config(name) for name in texts} == texts
+    update(any_host, "twin")
+    assert outdated(any_host)["twin"]["state"] == "current"
+    shown = any_host.oci("outdated", "-P", str(any_host.lxcpath), "--insecure").stdout.decode()
+    assert re.search(rf"/{names[0]} +outdated +{digest[7:19]} +{made('tree', 2).digest[7:19]} +docker://", shown)
+
+
+def test_outdated_reports_what_cannot_be_asked(root_host: Host, registry: Registry) -> None:
+    create(root_host, registry, "gone", "tree")
+    path = root_host.lxcpath / "gone/oci-py/image.json"
+    path.write_text(path.read_text().replace(registry.host, f"127.0.0.1:{free_port()}"))
+    found = outdated(root_host, status=3)
+    assert found["gone"]["state"] == "unreachable" and "cannot connect" in found["gone"]["error"]
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------
