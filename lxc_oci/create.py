@@ -21,7 +21,7 @@ from lxc_oci.kernel.root import remove_tree
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log
 from lxc_oci.progress import Progress
-from lxc_oci.rootfs import overlay
+from lxc_oci.rootfs import flat, overlay
 from lxc_oci.rootfs.choose import choose, gather
 from lxc_oci.rootfs.forms import Prepared
 from lxc_oci.rootfs.prepare import prepare
@@ -61,7 +61,7 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
     with (
         store.in_use() if store else nullcontext(),
         acquired(request.reference, request.source, store, limits, log.warn) as found,
-        _undone_on_failure(request.directory),
+        _undone_on_failure(request.directory, request.rootfs),
     ):
         log.detail(f"image {found.image.digest}{', known to the store' if found.stored else ''}")
         facts = gather(
@@ -136,13 +136,15 @@ def _record(request: Request, identity: str, found: Acquired, prepared: Prepared
     )
 
 
-_OURS = ("oci-py", "overlay", "upper", "work", "helper", "oci")
+_OURS = ("oci-py", "overlay", "upper", "work", "helper", "oci", "fstab")
 
 
 @contextmanager
-def _undone_on_failure(directory: str) -> Iterator[None]:
-    """Take away what a create that fails has made in the container's directory, and nothing that was there before."""
+def _undone_on_failure(directory: str, rootfs: str) -> Iterator[None]:
+    """Take away what a create that fails has made in the container's directory and in the rootfs, which --dir may have
+    put elsewhere, and nothing that was there before."""
     before = set(os.listdir(directory))
+    fresh = flat.is_empty(rootfs)
     try:
         yield
     except BaseException:
@@ -153,4 +155,6 @@ def _undone_on_failure(directory: str) -> Iterator[None]:
                     remove_tree(fd, os.fsencode(name))
         finally:
             os.close(fd)
+        if fresh:
+            flat.empty(rootfs)
         raise

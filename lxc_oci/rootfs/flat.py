@@ -13,23 +13,22 @@ from lxc_oci.kernel.root import Root, remove_tree
 from lxc_oci.rootfs.choose import Form
 from lxc_oci.rootfs.forms import Prepared
 
+_LOST_AND_FOUND = "lost+found"  # a file system of its own (loop, lvm) brings it
+
 
 def prepare(rootfs: str, fill: Callable[[Root], None]) -> Prepared:
     """Fill `rootfs` (created when --dir names one that is missing) by `fill`.
 
-    What `fill` made is removed when it fails; a rootfs that is not empty is refused by UsageError, since a
-    half-replaced file system is worse than none.
+    A rootfs that is not empty is refused by UsageError, since a half-replaced file system is worse than none.  What
+    `fill` made is the caller's to remove when it, or anything after it, fails.
     """
     os.makedirs(rootfs, 0o755, exist_ok=True)
-    _check_empty(rootfs)
+    if not is_empty(rootfs):
+        raise UsageError(f"the directory {rootfs} is not empty", "empty it, or give --dir another one")
     before = os.umask(0)
     try:
         with Root.at(rootfs) as root:
-            try:
-                fill(root)
-            except BaseException:
-                _empty(root)
-                raise
+            fill(root)
     finally:
         os.umask(before)
 
@@ -41,14 +40,21 @@ def prepare(rootfs: str, fill: Callable[[Root], None]) -> Prepared:
     return Prepared(Form.FLAT, (), (), opened)
 
 
-def _check_empty(rootfs: str) -> None:
-    # A file system of its own (loop, lvm) brings lost+found.
-    names = [name for name in os.listdir(rootfs) if name != "lost+found"]
-    if names:
-        raise UsageError(f"the directory {rootfs} is not empty", "empty it, or give --dir another one")
+def is_empty(rootfs: str) -> bool:
+    """Tell whether nothing is in `rootfs`, which need not exist."""
+    try:
+        return all(name == _LOST_AND_FOUND for name in os.listdir(rootfs))
+    except FileNotFoundError:
+        return True
 
 
-def _empty(root: Root) -> None:
-    for name in os.listdir(root.fd):
-        if name != "lost+found":
-            remove_tree(root.fd, os.fsencode(name))
+def empty(rootfs: str) -> None:
+    """Remove what a create put into `rootfs`.  Raises OSError."""
+    try:
+        root = Root.at(rootfs)
+    except FileNotFoundError:
+        return
+    with root:
+        for name in os.listdir(root.fd):
+            if name != _LOST_AND_FOUND:
+                remove_tree(root.fd, os.fsencode(name))
