@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.image import platform as platforms
 from lxc_oci.image import reference as references
@@ -26,8 +26,7 @@ from lxc_oci.store.blobs import CachingSource
 from lxc_oci.store.home import Store
 
 
-@dataclass(frozen=True)
-class Acquired:
+class Acquired(NamedTuple):
     """An image, and where its layers come from when the store lacks them."""
 
     reference: Reference

@@ -8,7 +8,7 @@ module that it names.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.acquire import Acquired, acquired, now
 from lxc_oci.container import guest as guests
@@ -33,8 +33,7 @@ CLONE_HOOK = "/usr/share/lxc/hooks/oci-py-clone"
 DESTROY_HOOK = "/usr/share/lxc/hooks/oci-py-destroy"
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What lxc-create and the user ask for."""
 
     reference: Reference

@@ -9,7 +9,7 @@ environment variable LXC_OCI_PY_LIMITS.  Sizes are bytes, times are seconds.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 from lxc_oci.errors import UsageError
 
@@ -19,8 +19,7 @@ GIB = 1024 * MIB
 _POSITIVE = re.compile(r"[1-9][0-9]{0,17}\Z")  # int() refuses thousands of digits by a ValueError
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Ceilings; the defaults follow containers/image and containerd where they have one."""
 
     document_bytes: int = 4 * MIB  # manifest, index, config (containers/image iolimits)
@@ -78,7 +77,7 @@ def load(environment: Mapping[str, str] | None = None, path: str = LIMITS_FILE) 
     words += [(word, "LXC_OCI_PY_LIMITS") for word in environment.get("LXC_OCI_PY_LIMITS", "").split()]
     if not words:
         return Limits()
-    known = {field.name for field in fields(Limits)}
+    known = set(Limits._fields)
     changes: dict[str, int] = {}
     for word, origin in words:
         name, _, value = (part.strip() for part in word.partition("="))
@@ -87,4 +86,4 @@ def load(environment: Mapping[str, str] | None = None, path: str = LIMITS_FILE) 
         if not _POSITIVE.match(value):
             raise UsageError(f"{origin}: {name} takes a positive integer, not {value!r:.50}")
         changes[name] = int(value)
-    return replace(Limits(), **changes)
+    return Limits()._replace(**changes)

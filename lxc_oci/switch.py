@@ -70,11 +70,7 @@ def switch(
 ) -> None:
     """Write all of generation `number`, bring it into force, and remove what is not kept any more."""
     directory = generation.directory(number)
-    configuration = lxcconfig.expand(lxcconfig.outside_blocks(container.text))
-    host = replace(
-        guests.host_facts(container.directory, container.name, configuration, (store.path,)),
-        guest_directory=generation.guest_directory(number),
-    )
+    host = host_facts(container, number, store)
     with ExitStack() as stack:
         before = stack.enter_context(bases.readable(container.base, store, limits))
         after = stack.enter_context(bases.readable(base, store, limits))
@@ -87,27 +83,46 @@ def switch(
                 report = replace(report, conflicts=_conflicts(container, before, after))
                 root = mounts.enter_context(bases.merged(base, container.directory, directory, container.upper, limits))
             guest = guests.plan_guest(image.config, container.overrides, root, host, limits, log.warn)
-            guests.write_guest(guest if reset else _without_files(guest, container), root, host)
+            guests.write_guest(guest if reset else without_files(guest, container), root, host)
         if reset:
             bases.follow_root(None, after, emptied)
             if base.plan is not None:
                 mountplan.write(container.directory, base.plan, directory)
         provenance.write(container.directory, facts, image, number)
         show(report)
-        _remember(container, {number, *provenance.history(container.directory, container.number)}, facts, store)
-        _flush(container.directory)
-        text = _configured(container, number, guest, base)
-        check_stopped(container.directory)
-        generation.write_config(container.directory, text)
+        text = configured(container, number, guest)
+        if base.plan is None:
+            text = generation.replace_rootfs(text, f"overlay:{base.lower}:{container.upper}")
+        else:
+            text = generation.replace_hook(text, number)
+        remember(container, {number, *provenance.history(container.directory, container.number)}, facts, store)
+        into_force(container, text)
         if reset:
-            _exchange(emptied, container.upper)
+            exchange(emptied, container.upper)
             bases.discard_emptied(container.directory, directory)
         else:
             bases.follow_root(before, after, container.upper)
     keep = provenance.history(container.directory, number)[: generation.KEPT]
     generation.discard(container.directory, keep)
     _discard_layout(container.directory, keep)
-    _remember(container, set(keep), facts, store)
+    remember(container, set(keep), facts, store)
+
+
+# --- the parts -----------------------------------------------------------------------------------------------------
+
+
+def host_facts(container: Container, number: int, store: Store) -> guests.HostFacts:
+    """Return what the plan of generation `number` must know."""
+    configuration = lxcconfig.expand(lxcconfig.outside_blocks(container.text))
+    found = guests.host_facts(container.directory, container.name, configuration, (store.path,))
+    return found._replace(guest_directory=generation.guest_directory(number))
+
+
+def into_force(container: Container, text: bytes) -> None:
+    """Flush what was written, and make `text` the configuration of the container, which must still be stopped."""
+    _flush(container.directory)
+    check_stopped(container.directory)
+    generation.write_config(container.directory, text)
 
 
 def _conflicts(container: Container, before: Root | None, after: Root | None) -> tuple[Conflict, ...] | None:
@@ -117,14 +132,17 @@ def _conflicts(container: Container, before: Root | None, after: Root | None) ->
         return tuple(sorted(changes.conflicts(upper, before, after), key=lambda found: found.path))
 
 
-def _without_files(guest: guests.Guest, container: Container) -> guests.Guest:
+def without_files(guest: guests.Guest, container: Container) -> guests.Guest:
     """Leave out what the container has had since it was made, and may have changed."""
     kept = os.path.exists(os.path.join(container.directory, network.RESOLV_CONF))
-    return replace(guest, files=(), resolv_conf=None if kept else guest.resolv_conf)
+    return guest._replace(files=(), resolv_conf=None if kept else guest.resolv_conf)
 
 
-def _configured(container: Container, number: int, guest: guests.Guest, base: Base) -> bytes:
-    """Return the configuration with the new generation in it and every line of the user's as it was."""
+def configured(container: Container, number: int, guest: guests.Guest) -> bytes:
+    """Return the configuration with the blocks of the new generation and every line of the user's as it was.
+
+    Raises OciError when somebody has changed it since it was read.
+    """
     with open(os.path.join(container.directory, "config"), "rb") as file:
         text = file.read()
     if text != container.text:
@@ -132,12 +150,10 @@ def _configured(container: Container, number: int, guest: guests.Guest, base: Ba
     text = lxcconfig.replace_block(text, lxcconfig.IMAGE_BLOCK, guest.image, generation.note(number))
     if guest.options or lxcconfig.block_lines(text, lxcconfig.OPTIONS_BLOCK):
         text = lxcconfig.replace_block(text, lxcconfig.OPTIONS_BLOCK, guest.options)
-    if base.plan is None:
-        return generation.replace_rootfs(text, f"overlay:{base.lower}:{container.upper}")
-    return generation.replace_hook(text, number)
+    return text
 
 
-def _remember(container: Container, numbers: set[int], facts: Provenance, store: Store) -> None:
+def remember(container: Container, numbers: set[int], facts: Provenance, store: Store) -> None:
     """Tell the store what the generations `numbers` use."""
     found = [provenance.read(container.directory, number) for number in sorted(numbers)]
     uses = {part for one in found if one for part in (*one.uses, inventory.image_part(one.digest))}
@@ -154,7 +170,7 @@ def _flush(directory: str) -> None:
         os.close(fd)
 
 
-def _exchange(one: str, other: str) -> None:
+def exchange(one: str, other: str) -> None:
     """Let two directories change places, atomically."""
     syscalls.renameat2(
         syscalls.AT_FDCWD, os.fsencode(one), syscalls.AT_FDCWD, os.fsencode(other), syscalls.RENAME_EXCHANGE

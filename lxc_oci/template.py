@@ -9,7 +9,6 @@ import os
 import re
 import select
 import sys
-from dataclasses import replace
 
 from lxc_oci import limits as limit
 from lxc_oci.container import lxcconfig, overrides
@@ -124,12 +123,12 @@ def _confined(request: Request, limits: Limits, log: Log) -> bytes:
 
     with tempfile.TemporaryDirectory(prefix=".lxc-oci-py-", dir=request.directory) as settings:
         environment = hostfiles.copy_own(os.environ, request.source.authfile, settings)
-        source = replace(request.source, authfile=None)
+        source = request.source._replace(authfile=None)
 
         def work() -> str:
             os.environ.update(environment)
             with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
-                text = create(replace(request, source=source, confined=True), None, limits, log, progress)
+                text = create(request._replace(source=source, confined=True), None, limits, log, progress)
             return text.decode("utf-8", "surrogateescape")
 
         text = str(without_host_root(work)).encode("utf-8", "surrogateescape")

@@ -5,7 +5,7 @@ Read `update` from top to bottom.  Everything that is new lies in a generation o
 before the container's configuration, by one rename, names it; whatever stops us leaves the old image or the new.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lxc_oci import changes
 from lxc_oci.acquire import acquired, now
@@ -52,7 +52,7 @@ def update(request: Request, store: Store, limits: Limits, log: Log, progress: P
         reference = request.reference or references.parse(container.facts.reference)
         options = request.source
         if options.platform is None:
-            options = replace(options, platform=_platform(container.facts))
+            options = options._replace(platform=_platform(container.facts))
         with acquired(reference, options, store, limits, log.warn) as found:
             old = image_of(container, container.number, limits)
             if found.image.digest == old.digest and not request.reset:
@@ -112,7 +112,7 @@ def rollback(directory: str, store: Store, limits: Limits, log: Log, show: Show)
         report = Report(directory, container.facts.reference, facts.reference, changes.compare(old, image), None, None)
         with new_generation(container) as number:
             base = bases.again(base, directory, generation.directory(number))
-            facts = replace(facts, identity=provenance.identity(directory), created=now())
+            facts = facts._replace(identity=provenance.identity(directory), created=now())
             switch(container, number, image, base, facts, report, store, limits, log, show)
         log.info(f"{container.name} has {facts.reference} ({facts.digest}) again")
 
@@ -144,12 +144,12 @@ def _platform(facts: Provenance) -> platforms.Platform | None:
 
 def _pinned(facts: Provenance) -> str:
     reference = references.parse(facts.reference)
-    return replace(reference, tag="", digest=facts.index_digest or facts.digest).text
+    return reference._replace(tag="", digest=facts.index_digest or facts.digest).text
 
 
 def _note_reference(container: Container, reference: Reference, image: Image) -> None:
     """Keep by which name the container has its image, where nothing else has changed: `outdated` asks for it."""
-    facts = replace(container.facts, reference=reference.text, index_digest=image.index_digest)
+    facts = container.facts._replace(reference=reference.text, index_digest=image.index_digest)
     if facts != container.facts:
-        facts = replace(facts, identity=provenance.identity(container.directory))
+        facts = facts._replace(identity=provenance.identity(container.directory))
         provenance.write(container.directory, facts, image, container.number)

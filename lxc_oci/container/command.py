@@ -9,7 +9,7 @@ What neither can carry goes through the wrapper.
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.container.lxcconfig import encode, representable
 from lxc_oci.container.overrides import Overrides
@@ -26,8 +26,7 @@ _SPACE = frozenset(" \t\n\v\f\r")  # isspace(3)
 _QUOTES = "\"'"
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """The values of `lxc.init.cmd` and `lxc.execute.cmd`; None where the key cannot carry the vector."""
 
     init: str | None

@@ -8,7 +8,7 @@ guest only, by the wrapper.  LXC 7 has `lxc.environment.runtime`, which is set a
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.container.lxcconfig import Line, encode, representable
 from lxc_oci.errors import RefusedError
@@ -107,8 +107,7 @@ _WORLD = 0o022
 _PATH_BYTES = 4095  # PATH_MAX without its NUL
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(NamedTuple):
     """The guest's variables, each by one way; `home` and the default PATH are in."""
 
     image: tuple[Line, ...]  # configuration lines for the variables of the image

@@ -9,7 +9,7 @@ carry is refused.
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lxc_oci.container import (
     command,
@@ -46,8 +46,7 @@ _EXEC_BYTES = 2 * 1024 * 1024 - 65536
 _SYSTEM_INIT = re.compile(r"(?:/usr)?/s?bin/init|(?:.*/)?systemd\Z")
 
 
-@dataclass(frozen=True)
-class HostFacts:
+class HostFacts(NamedTuple):
     """What the plan must know of this host and of the container as lxc-create made it."""
 
     name: str
@@ -62,8 +61,7 @@ class HostFacts:
     guest_directory: str = GUEST_DIRECTORY  # of the generation that is planned
 
 
-@dataclass(frozen=True)
-class Guest:
+class Guest(NamedTuple):
     """A container's configuration and files.
 
     `base` are LXC's usual lines, for the user to change; `image` follow from the image and `options` from the
@@ -179,7 +177,7 @@ def plan_guest(
     image += mounts.image
     if mounts.fstab and not host.fstab:
         image += [Line("lxc.mount.entry", entry) for entry in mounts.fstab]
-        mounts = replace(mounts, fstab=())
+        mounts = mounts._replace(fstab=())
     elif mounts.fstab:
         image.append(Line("lxc.mount.fstab", os.path.join(host.directory, volumes.FSTAB)))
     image += net.image

@@ -8,7 +8,7 @@ kept: LXC itself writes etc/hostname through one, on the host, when it copies a 
 import os
 import re
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.container import paths
 from lxc_oci.errors import OciError, RefusedError, UsageError
@@ -22,8 +22,7 @@ _RESOLV_BYTES = 65536
 _COPY_TIME = 600
 
 
-@dataclass(frozen=True)
-class GuestFile:
+class GuestFile(NamedTuple):
     """A regular file for the container, root's, mode 0644."""
 
     name: str  # below the root

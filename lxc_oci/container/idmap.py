@@ -3,12 +3,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.container.lxcconfig import Line, values
 from lxc_oci.errors import UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # not a NamedTuple: those have a method `count`
 class Range:
     """`count` ids from `first` inside the container are `host` and following outside."""
 
@@ -17,8 +18,7 @@ class Range:
     count: int
 
 
-@dataclass(frozen=True)
-class ContainerMap:
+class ContainerMap(NamedTuple):
     """`lxc.idmap`, by kind."""
 
     uids: tuple[Range, ...]

@@ -10,7 +10,7 @@ have decided.
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.errors import RefusedError
 
@@ -56,8 +56,7 @@ MOUNT_ENTRY_BYTES = 4000
 _MOUNT_ESCAPES = {" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134"}
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One `key = value`; the value as LXC is to see it."""
 
     key: str

@@ -7,7 +7,7 @@ Interfaces are LXC's and the user's; nothing of the image reaches this module.
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.container.lxcconfig import Line, last, mount_entry
 from lxc_oci.container.overrides import Overrides
@@ -20,8 +20,7 @@ _LINKED = ("veth", "macvlan", "ipvlan", "vlan", "phys")
 _DHCP_BY_DEFAULT = ("veth", "macvlan")
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(NamedTuple):
     """What the configuration says of the network; `dhcp` tells that the hook writes resolv.conf as well."""
 
     image: tuple[Line, ...]

@@ -7,7 +7,7 @@ The meaning follows podman-run(1).  Whether the image and the host allow it is d
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci import jsonio
 from lxc_oci.errors import OciError, UsageError
@@ -15,8 +15,7 @@ from lxc_oci.errors import OciError, UsageError
 _SIZE = re.compile(r"[0-9]+[kmg]?\Z|[0-9]{1,3}%\Z", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class VolumeOption:
+class VolumeOption(NamedTuple):
     """`--volume HOST:CONTAINER[:ro]`."""
 
     host: str
@@ -24,16 +23,14 @@ class VolumeOption:
     read_only: bool = False
 
 
-@dataclass(frozen=True)
-class TmpfsOption:
+class TmpfsOption(NamedTuple):
     """`--tmpfs CONTAINER[:size=SIZE]`; size as tmpfs takes it, `` for its default."""
 
     container: str
     size: str = ""
 
 
-@dataclass(frozen=True)
-class Overrides:
+class Overrides(NamedTuple):
     """The user's options; None or empty means that the image's own value holds."""
 
     entrypoint: tuple[str, ...] | None = None

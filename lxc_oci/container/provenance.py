@@ -7,8 +7,7 @@ LXC copies none of it; hooks/oci-py-clone does.  Nothing here decides anything a
 
 import json
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lxc_oci import jsonio
 from lxc_oci.container import generation
@@ -22,8 +21,7 @@ DIRECTORY = generation.DIRECTORY
 _VERSION = 1
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Facts about a create."""
 
     identity: str  # random; a copy gets its own in CONTAINER/oci-py/id
@@ -46,7 +44,7 @@ def write(container: str, facts: Provenance, image: Image, number: int = generat
         durable.replace_file(os.path.join(directory, "id"), f"{facts.identity}\n".encode())
     durable.replace_file(os.path.join(directory, "manifest.json"), image.raw_manifest)
     durable.replace_file(os.path.join(directory, "config.json"), image.raw_config)
-    durable.replace_file(os.path.join(directory, "image.json"), jsonio.dump({"version": _VERSION, **asdict(facts)}))
+    durable.replace_file(os.path.join(directory, "image.json"), jsonio.dump({"version": _VERSION, **facts._asdict()}))
 
 
 def write_options(container: str, overrides: Overrides) -> None:
@@ -56,7 +54,14 @@ def write_options(container: str, overrides: Overrides) -> None:
     carries the bytes of an argument that is not UTF-8.
     """
     path = os.path.join(container, DIRECTORY, "options.json")
-    durable.replace_file(path, json.dumps(asdict(overrides)).encode("ascii"), 0o600)
+    durable.replace_file(path, json.dumps(_options(overrides)).encode("ascii"), 0o600)
+
+
+def _options(overrides: Overrides) -> dict[str, Any]:
+    found = overrides._asdict()
+    for name in ("volumes", "tmpfs"):
+        found[name] = [item._asdict() for item in found[name]]
+    return found
 
 
 def read_options(container: str) -> Overrides:

@@ -6,8 +6,8 @@ unknown is an error; nothing falls back to uid 0 (conversion.md of the image spe
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
+from typing import NamedTuple
 
 from lxc_oci.container.idmap import ContainerMap, Range, inside
 from lxc_oci.errors import RefusedError
@@ -20,8 +20,7 @@ _GROUPS = 1024  # no real user is in more; a hostile /etc/group could name 65,53
 _HINT = "choose another with --user"
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Who the container's program runs as; `home` is the directory of the image's passwd, or `/`."""
 
     uid: int
@@ -30,8 +29,7 @@ class Identity:
     home: str = "/"
 
 
-@dataclass(frozen=True)
-class _User:
+class _User(NamedTuple):
     name: bytes
     uid: int
     gid: int

@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.container import guestfiles, paths
 from lxc_oci.container.lxcconfig import Line, encode, mount_entry
@@ -25,16 +25,14 @@ _NAME_BYTES = 200
 _PLAIN_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 
 
-@dataclass(frozen=True)
-class ImageVolume:
+class ImageVolume(NamedTuple):
     """A directory of the container's that is mounted on `target`, a real path in the root."""
 
     name: str
     target: str
 
 
-@dataclass(frozen=True)
-class Mounts:
+class Mounts(NamedTuple):
     """What the container mounts; `directories` and `files` must exist in its root before it starts.
 
     The image's volumes stand in the container's fstab, which LXC itself copies and hooks/oci-py-clone rewrites: an

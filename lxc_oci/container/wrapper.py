@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.container import machinecode
 from lxc_oci.container.lxcconfig import encode
@@ -22,8 +23,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What the wrapper does: enter `directory` (`` for none), add `variables`, run the first of `programs`.
 
     `programs` are paths that are tried in this order; `arguments` is argv, argv[0] included.

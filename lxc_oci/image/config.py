@@ -5,8 +5,8 @@ Strings that pass here are only strings; container.* decides what may reach LXC.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lxc_oci import jsonio
 from lxc_oci.errors import RefusedError
@@ -33,8 +33,7 @@ _RUNNING = (
 )
 
 
-@dataclass(frozen=True)
-class ImageConfig:
+class ImageConfig(NamedTuple):
     """What an image says of how it runs; absent members have the specification's defaults."""
 
     platform: Platform
@@ -47,14 +46,13 @@ class ImageConfig:
     stop_signal: str = ""
     volumes: tuple[str, ...] = ()
     exposed_ports: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
     healthcheck: tuple[str, ...] = ()
     created: str = ""
     author: str = ""
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """An image that was resolved: one manifest and its config, both verified, and the bytes they were."""
 
     digest: Digest  # of the manifest (where a source has none: of the one made for it)

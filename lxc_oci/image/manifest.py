@@ -6,8 +6,8 @@ layer means is not.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lxc_oci import jsonio
 from lxc_oci.errors import RefusedError
@@ -23,36 +23,33 @@ _DESCRIPTOR = ("mediaType", "digest", "size", "urls", "annotations", "data", "ar
 _PLATFORM = ("os", "architecture", "variant")
 
 
-@dataclass(frozen=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """image-spec descriptor.md: what a blob is, its digest, and its size in bytes."""
 
     media_type: str
     digest: Digest
     size: int
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = MappingProxyType({})
     platform: Platform | None = None
     artifact_type: str = ""
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """image-spec manifest.md, or Docker's schema 2."""
 
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = MappingProxyType({})
     artifact_type: str = ""
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(NamedTuple):
     """image-spec image-index.md, or Docker's manifest list."""
 
     media_type: str
     manifests: tuple[Descriptor, ...]
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = MappingProxyType({})
 
 
 def parse(raw: bytes, media_type: str, limits: Limits) -> Manifest | Index:

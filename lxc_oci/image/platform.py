@@ -4,7 +4,7 @@
 import os
 import re
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.errors import UsageError
 
@@ -29,8 +29,7 @@ _BASELINES = {"arm": ("v7", "v6", "v5", "v8"), "arm64": ("v8",), "amd64": ("v1",
 _WORD = re.compile(r"[a-z0-9._-]+\Z")
 
 
-@dataclass(frozen=True)
-class Platform:
+class Platform(NamedTuple):
     """What an image runs on."""
 
     os: str

@@ -9,7 +9,7 @@ sequence.  The file system is asked for one thing only: which colon ends a path 
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci.errors import RefusedError, UsageError
 from lxc_oci.image.digest import Digest
@@ -42,8 +42,7 @@ _POSITION = re.compile(r"@[0-9]{1,6}\Z")
 _DIGEST = re.compile(r"@((?:sha256|sha512):[^:@/]*)\Z")
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """One image, named.  `tag` selects an image of a layout or archive too, by its name or as `@INDEX`."""
 
     transport: str

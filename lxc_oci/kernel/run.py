@@ -11,9 +11,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from lxc_oci.errors import UnavailableError, UnsupportedError
 
@@ -23,8 +22,7 @@ _PRLIMIT = "/usr/bin/prlimit"
 CLEAN_ENVIRONMENT = {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """How a program ended: exit status (negative: the signal), standard output, standard error."""
 
     status: int

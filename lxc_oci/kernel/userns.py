@@ -2,11 +2,12 @@
 """Which user namespace this process is in, as /proc tells it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _WHOLE = 4294967295  # the length of the initial namespace's one extent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # not a NamedTuple: those have a method `count`
 class Extent:
     """One line of /proc/PID/uid_map or gid_map: `count` ids from `inside` are `outside` in the parent namespace."""
 
@@ -15,8 +16,7 @@ class Extent:
     count: int
 
 
-@dataclass(frozen=True)
-class IdMap:
+class IdMap(NamedTuple):
     """The id maps of a process (user_namespaces(7))."""
 
     uids: tuple[Extent, ...]

@@ -7,8 +7,8 @@ would not start; what cannot be known from outside is tried by the form itself b
 
 import os
 import re
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from lxc_oci.errors import UnsupportedError
 from lxc_oci.image.mediatype import LayerKind
@@ -31,8 +31,7 @@ class Form(Enum):
     HELPER = "helper"  # an external mount helper's
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What the choice depends on."""
 
     backend: str  # LXC's rootfs type: dir, btrfs, loop, …
@@ -47,8 +46,7 @@ class Facts:
     hook: bool
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A form, and why it is the one."""
 
     form: Form

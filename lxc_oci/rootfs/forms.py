@@ -3,14 +3,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lxc_oci.kernel.root import Root
 from lxc_oci.rootfs.choose import Form
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A rootfs that is ready but for the container's own few files."""
 
     form: Form
@@ -18,4 +17,3 @@ class Prepared:
     uses: tuple[str, ...]  # names below the store
     opened: Callable[[], AbstractContextManager[Root]]  # the rootfs as the container will see it
     made: tuple[str, ...] = ()  # names in the container's directory that a failure takes away
-    facts: dict[str, object] = field(default_factory=dict)  # for the record of the container

@@ -6,7 +6,7 @@ Here the kinds of layers meet the store and the progress display; how each kind 
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from lxc_oci.acquire import Acquired
@@ -98,6 +98,16 @@ class Layers:
         if self._store is not None and isinstance(self._source, CachingSource):
             for layer in self._image.layers:
                 self._source.keep(layer)
+
+    @contextmanager
+    def fetched_once(self) -> Iterator[None]:
+        """Let ten flat containers of one image, made at once, wait for the one that fetches and keeps its blobs."""
+        missing = None
+        if self._store is not None and isinstance(self._source, CachingSource):
+            paths = (blobs.blob_path(self._store, layer.digest) for layer in self._image.layers)
+            missing = next((os.path.basename(path) for path in paths if not os.path.exists(path)), None)
+        with nullcontext() if self._store is None or missing is None else self._store.locked(f"flat-{missing}"):
+            yield
 
     @contextmanager
     def files(self) -> Iterator[dict[Digest, str]]:

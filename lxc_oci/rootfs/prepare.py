@@ -98,9 +98,10 @@ def _fill_flat(root: Root, found: Acquired, store: Store | None, layers: Layers)
     """Put the image's files into `root`: those of a tree that the store has, else from the blobs, which are kept."""
     identities = inventory.of_image(found.image)
     count = trees.copy(store, identities, root) if store is not None else 0
-    layers.fill(root, count)
-    if count < len(identities):
-        layers.keep_blobs()
+    with layers.fetched_once():
+        layers.fill(root, count)
+        if count < len(identities):
+            layers.keep_blobs()
 
 
 def store_image(

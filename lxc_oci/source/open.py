@@ -4,7 +4,7 @@ loads neither http nor ssl, and one that the store answers loads nothing of this
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lxc_oci.image import reference as references
 from lxc_oci.image.platform import Platform
@@ -13,16 +13,19 @@ from lxc_oci.limits import Limits
 from lxc_oci.source.source import Source
 
 
-@dataclass(frozen=True)
-class SourceOptions:
+class SourceOptions(NamedTuple):
     """What the command line says of how to reach an image."""
 
     temporary: str  # a private directory on a real file system, for copies that cannot be avoided
     authfile: str | None = None
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
     insecure: bool = False  # plain HTTP or unverified TLS for this registry
     platform: Platform | None = None
+
+    def __repr__(self) -> str:
+        """Leave the password out: this may stand in a traceback."""
+        return f"SourceOptions({self._replace(password=self.password and '…')[:]})"
 
 
 def open_source(reference: Reference, options: SourceOptions, limits: Limits, warn: Callable[[str], None]) -> Source:

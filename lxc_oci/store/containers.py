@@ -7,7 +7,7 @@ by LXC itself bypass us.  store.marks puts references, configurations and live m
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci import jsonio
 from lxc_oci.errors import RefusedError
@@ -16,8 +16,7 @@ from lxc_oci.kernel import durable
 from lxc_oci.store.home import Store
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """One container that was made from the store."""
 
     identity: str

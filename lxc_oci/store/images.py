@@ -7,7 +7,7 @@ for a name under which a registry has handed it out before (zot CVE-2024-39897).
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lxc_oci import jsonio
 from lxc_oci.errors import RefusedError
@@ -17,8 +17,7 @@ from lxc_oci.kernel import durable
 from lxc_oci.store.home import Store
 
 
-@dataclass(frozen=True)
-class StoredImage:
+class StoredImage(NamedTuple):
     """An image's documents as they were received, and what is known of how they came."""
 
     digest: Digest

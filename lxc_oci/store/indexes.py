@@ -85,9 +85,7 @@ def make(store: Store, layer: TarLayer, limits: Limits, warn: Callable[[str], No
             staged = os.path.join(stage.path, "index")
             os.mkdir(staged, 0o700)
             tar = os.open(os.path.join(staged, TAR), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            index = os.open(
-                os.path.join(staged, INDEX), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
+            index = os.open(os.path.join(staged, INDEX), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 saved = save_tar_layer(layer, tar, limits, warn)
                 if not saved.self_contained:

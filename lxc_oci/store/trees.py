@@ -9,8 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from lxc_oci import jsonio
 from lxc_oci.errors import OciError, RefusedError
@@ -26,8 +25,7 @@ if TYPE_CHECKING:  # what makes trees is imported when one is made
     from lxc_oci.layer.record import RecordWriter
 
 
-@dataclass(frozen=True)
-class TreeFacts:
+class TreeFacts(NamedTuple):
     """What is known of a tree without reading it."""
 
     layers: tuple[Digest, ...]  # DiffIDs, or what stands for them
@@ -93,11 +91,29 @@ def ensure(store: Store, layers: Sequence[Digest], fill: Fill) -> str:
         if _usable(store, wanted):
             return wanted
         chain = [_mapped(store, item) for item in chain_ids(layers)]
-        base = prefixes.find(store, chain)
-        if base is None or not _extend(store, base, layers, fill, path):
-            _apply(store, None, layers, fill, path)
-        prefixes.note(store, chain, wanted)
+        with _first_to_make(store, chain) as base:
+            if base is None or not _extend(store, base, layers, fill, path):
+                _apply(store, None, layers, fill, path)
+            prefixes.note(store, chain, wanted)
     return wanted
+
+
+@contextmanager
+def _first_to_make(store: Store, chain: Sequence[Digest]) -> Iterator[tuple[str, int] | None]:
+    """Give the tree that shares most layers; who wants the next layer over it, too, waits and has one more to share.
+
+    Else ten new images over one new base would fetch that ten times.
+    """
+    while True:
+        base = prefixes.find(store, chain)
+        count = base[1] if base else 0
+        if count == len(chain):
+            yield base
+            return
+        with store.locked("layer-" + chain[count].hex):
+            if prefixes.find(store, chain) == base:
+                yield base
+                return
 
 
 def copy(store: Store, layers: Sequence[Digest], root: Root) -> int:

@@ -13,7 +13,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from tests.support.registry import Authority
 PAYLOAD = images.layer(images.file("data", bytes(range(256)) * 16), compression="")
 SMALL = images.Image([PAYLOAD])
 URL = "docker://{}/team/app:1"
-IMPATIENT = replace(QUICK, connect_timeout=1, idle_timeout=1, rate_window=1, retries=1)
+IMPATIENT = QUICK._replace(connect_timeout=1, idle_timeout=1, rate_window=1, retries=1)
 
 
 @pytest.fixture
@@ -782,7 +781,7 @@ def test_f06_cut_after_every_mebibyte_is_resumed(registry: FaultRegistry) -> Non
         return answer
 
     registry.faults.append(always(part, cut))
-    assert pull(url(registry), insecure=True, limits=replace(QUICK, retries=1)).layers == [BIG.blob]
+    assert pull(url(registry), insecure=True, limits=QUICK._replace(retries=1)).layers == [BIG.blob]
     assert len(registry.seen(part)) == 1 + len(BIG.blob) // (1 << 20)
 
 

@@ -18,7 +18,6 @@ import tarfile
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -673,13 +672,13 @@ def test_u38_frames_of_zstd_are_one_archive() -> None:
 
 
 def test_u39_bombs_are_refused_while_they_are_read() -> None:
-    small = replace(LIMITS, ratio_floor_bytes=1 << 20, layer_ratio=100)
+    small = LIMITS._replace(ratio_floor_bytes=1 << 20, layer_ratio=100)
     compressor = zlib.compressobj(9, wbits=31)
     bomb = b"".join(compressor.compress(bytes(1 << 20)) for _ in range(64)) + compressor.flush()
     with pytest.raises(RefusedError, match="bomb"):
         read_inflated(bomb, "gzip", small)
     with pytest.raises(RefusedError, match="uncompressed"):
-        read_inflated(bomb, "gzip", replace(LIMITS, layer_bytes=10 << 20))
+        read_inflated(bomb, "gzip", LIMITS._replace(layer_bytes=10 << 20))
     assert len(read_inflated(bomb, "gzip")[0]) == 64 << 20  # under the floor
 
 
@@ -706,7 +705,7 @@ def test_u39_sparse_files_count_with_their_logical_size(tmp_path: Path) -> None:
     two = archive(header + image.padded(b"1"), header + image.padded(b"1"))
     assert len(read(two)) == 2
     with pytest.raises(RefusedError, match="sparse"):
-        read(two, replace(LIMITS, layer_bytes=10 << 30))
+        read(two, LIMITS._replace(layer_bytes=10 << 30))
 
 
 # --- layers on layers -------------------------------------------------------------------------------------------------
@@ -784,7 +783,7 @@ def test_u45_depth_length_and_number_are_limited(tmp_path: Path) -> None:
     refused(next(where), archive(file(b"x" * 256)), match=os.strerror(errno.ENAMETOOLONG))
     refused(next(where), archive(directory(b"x" * 256 + b"/y")), match=os.strerror(errno.ENAMETOOLONG))
     refused(next(where), archive(symlink(b"x", b"y/" * 3000)), match="bytes")
-    few = replace(LIMITS, entries=10)
+    few = LIMITS._replace(entries=10)
     refused(next(where), archive(*(file(b"%d" % number) for number in range(11))), match="entries", limits=few)
     # Deep, but legal: created, whited out, and not by recursion.
     deep = b"/".join([b"d"] * 1000)

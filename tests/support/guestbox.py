@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lxc_oci.container import guest, lxcconfig
@@ -32,7 +32,7 @@ id > /out/id
 
 def image_config(**members: object) -> ImageConfig:
     """An image configuration for this machine."""
-    return replace(ImageConfig(host_platform()), **members)  # type: ignore[arg-type]
+    return ImageConfig(host_platform())._replace(**members)  # type: ignore[arg-type]
 
 
 def make_rootfs(rootfs: Path) -> None:
@@ -72,7 +72,7 @@ class Box:
     def facts(self, **changes: object) -> guest.HostFacts:
         text = "".join(f"{line}\n" for line in (*self.header, self.network)).encode()
         facts = guest.host_facts(str(self.directory), self.name, lxcconfig.parse(text))
-        return replace(facts, **changes)  # type: ignore[arg-type]
+        return facts._replace(**changes)  # type: ignore[arg-type]
 
     def plan(
         self, config: ImageConfig, overrides: Overrides | None = None, limits: Limits | None = None, **changes: object

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """lxc_oci.rootfs.choose: which form, and why."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ from lxc_oci.rootfs import choose as module
 from lxc_oci.rootfs.choose import Facts, Form, choose, gather
 
 # A Debian 13 host, root, the system's lxcpath.
-BEST = replace(
-    gather("dir:/var/lib/lxc/web/rootfs", "/var/lib/lxc/web", "/var/lib/lxc/web/rootfs", "/"),
+BEST = gather("dir:/var/lib/lxc/web/rootfs", "/var/lib/lxc/web", "/var/lib/lxc/web/rootfs", "/")._replace(
     store="/var/lib/lxc-oci-py",
     store_type="ext4",
     user_namespace=False,
@@ -26,7 +24,7 @@ TAR, SQUASHFS, EROFS, PUZZLEFS = LayerKind.TAR, LayerKind.SQUASHFS, LayerKind.ER
 
 
 def chosen(kind: LayerKind = TAR, wanted: str = "auto", kernel_mount: bool = True, **facts: object) -> Form:
-    changed = replace(BEST, **facts)  # type: ignore[arg-type]
+    changed = BEST._replace(**facts)  # type: ignore[arg-type]
     return choose(wanted, kind, changed, helper=None, kernel_mount=kernel_mount).form
 
 
@@ -83,13 +81,13 @@ def test_layered_is_refused_where_it_cannot_work(facts: dict[str, object]) -> No
 def test_a_mount_helper_gets_every_image_or_none() -> None:
     for kind in (TAR, SQUASHFS, EROFS, PUZZLEFS):
         assert choose("auto", kind, BEST, helper="atomfs", kernel_mount=True).form is Form.HELPER
-    for wanted, facts in (("flat", BEST), ("auto", replace(BEST, store=None)), ("auto", replace(BEST, hook=False))):
+    for wanted, facts in (("flat", BEST), ("auto", BEST._replace(store=None)), ("auto", BEST._replace(hook=False))):
         with pytest.raises(UnsupportedError, match="mount helper atomfs cannot be used"):
             choose(wanted, SQUASHFS, facts, helper="atomfs", kernel_mount=True)
 
 
 def test_every_choice_has_a_reason() -> None:
-    for facts in (BEST, replace(BEST, hook=False), replace(BEST, store=None), replace(BEST, kernel=(6, 1))):
+    for facts in (BEST, BEST._replace(hook=False), BEST._replace(store=None), BEST._replace(kernel=(6, 1))):
         for kind in (TAR, SQUASHFS, EROFS, PUZZLEFS):
             assert choose("auto", kind, facts, helper=None, kernel_mount=True).reason
 

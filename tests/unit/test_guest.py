@@ -4,7 +4,6 @@
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,8 +51,8 @@ class Container:
         self, overrides: Overrides | None = None, *, facts: dict[str, object] | None = None, **members: object
     ) -> Guest:
         members.setdefault("entrypoint", ("/bin/app",))
-        config = replace(ImageConfig(Platform("linux", "amd64")), **members)  # type: ignore[arg-type]
-        host = replace(self.facts, **(facts or {}))  # type: ignore[arg-type]
+        config = ImageConfig(Platform("linux", "amd64"))._replace(**members)  # type: ignore[arg-type]
+        host = self.facts._replace(**(facts or {}))  # type: ignore[arg-type]
         with Root.at(str(self.rootfs)) as root:
             return guest.plan_guest(config, overrides or Overrides(), root, host, Limits(), self.warnings.append)
 

@@ -4,7 +4,6 @@ import io
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -137,7 +136,7 @@ def test_a_missing_zstd_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_ceilings_hold_for_plain_bytes_too() -> None:
     with pytest.raises(RefusedError, match="more than 1999"):
-        drain(decompress(io.BytesIO(bytes(2000)), "", replace(LIMITS, layer_bytes=1999), pytest.fail))
+        drain(decompress(io.BytesIO(bytes(2000)), "", LIMITS._replace(layer_bytes=1999), pytest.fail))
 
 
 def test_errors_of_the_reader_come_through(gzip_decoder: None) -> None:

@@ -4,7 +4,6 @@
 import base64
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def verdict(document: Any, url: str) -> str:
 
 def check(document: Any, url: str, image: str | None = None) -> None:
     digest = Digest(image) if image else None
-    policy.check(parse(document), references.parse(url), digest, OPTIONS, replace(QUICK, retries=1), pytest.fail)
+    policy.check(parse(document), references.parse(url), digest, OPTIONS, QUICK._replace(retries=1), pytest.fail)
 
 
 @pytest.mark.parametrize(

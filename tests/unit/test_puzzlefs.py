@@ -5,7 +5,6 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import zstandard
@@ -398,7 +397,7 @@ def test_other_media_types_are_unsupported(media_type: str) -> None:
     with pytest.raises(UnsupportedError, match=re.escape(media_type)):
         puzzlefs.entries(manifest, image.open, LIMITS, pytest.fail)
     with pytest.raises(UnsupportedError, match="there is no layer"):
-        puzzlefs.entries(replace(manifest, layers=()), image.open, LIMITS, pytest.fail)
+        puzzlefs.entries(manifest._replace(layers=()), image.open, LIMITS, pytest.fail)
 
 
 # Limits
