@@ -309,6 +309,14 @@ def _upwards(path: str) -> set[str]:
     return found
 
 
+def touch(path: str) -> None:
+    """Note that a part is in use now: its own modification time says when it was last."""
+    try:
+        os.utime(path, follow_symlinks=False)
+    except FileNotFoundError:
+        pass
+
+
 def no_space(error: OSError, what: str) -> OciError:
     """Return what to raise for an OSError met while writing `what`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

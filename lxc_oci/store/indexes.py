@@ -18,9 +18,8 @@ from lxc_oci.kernel import run
 from lxc_oci.layer.pipeline import TarLayer
 from lxc_oci.layer.save import save_tar_layer
 from lxc_oci.limits import Limits
-from lxc_oci.store.home import Store
+from lxc_oci.store.home import Store, touch
 from lxc_oci.store.images import directory_name
-from lxc_oci.store.prune import touch
 
 INDEX, TAR = "index.erofs", "layer.tar"  # in an index's directory
 _NOBODY = (65534, 65534)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lxc_oci.store import containers, marks, prefixes, resolutions
-from lxc_oci.store.home import REPLACED, Store
+from lxc_oci.store.home import REPLACED, Store, touch
 
 RECENT_SECONDS = 24 * 60 * 60
 _PARTS = ("trees", "indexes", "blobs", "images")
@@ -89,14 +89,6 @@ def _remove_leftovers(store: Store) -> None:
     for pattern in (".*.tmp", "*/.*.tmp", "images/*/.*.tmp"):
         for path in glob.glob(pattern, root_dir=store.path, include_hidden=True):
             os.unlink(store.at(path))
-
-
-def touch(path: str) -> None:
-    """Note that a part is in use now: its own modification time says when it was last."""
-    try:
-        os.utime(path, follow_symlinks=False)
-    except FileNotFoundError:
-        pass
 
 
 def used_at(path: str) -> float:

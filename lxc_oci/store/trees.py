@@ -16,8 +16,7 @@ from lxc_oci.errors import OciError, RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.kernel.root import Root, remove_tree
 from lxc_oci.store import prefixes
-from lxc_oci.store.home import Store
-from lxc_oci.store.prune import touch
+from lxc_oci.store.home import Store, touch
 
 if TYPE_CHECKING:  # what makes trees is imported when one is made
     from lxc_oci.layer.displaced import Displaced
