@@ -145,7 +145,7 @@ def _check_answer(text: bytes, request: Request) -> None:
     sources = {volume.host for volume in request.overrides.volumes}
     for line in lines:
         lxcconfig.render(line)
-        if line.key.startswith("lxc.hook."):
+        if line.key.startswith("lxc.hook.") or line.key.endswith(".script.down"):
             right = bool(_HOOK.match(line.value))
         elif line.key == "lxc.include":
             right = os.path.dirname(line.value) == "/usr/share/lxc/config"

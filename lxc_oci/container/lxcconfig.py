@@ -46,7 +46,7 @@ _KEYS = frozenset(
         "lxc.uts.name",
     }
 )
-_NETWORK_KEY = re.compile(r"lxc\.net\.[0-9]{1,3}\.(?:ipv[46]\.(?:address|gateway)|flags)\Z")
+_NETWORK_KEY = re.compile(r"lxc\.net\.[0-9]{1,3}\.(?:ipv[46]\.(?:address|gateway)|flags|script\.down)\Z")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # every C0 byte but TAB, and DEL
 _LINE_END = re.compile(rb"[\r\n]+")
 _INCLUDE_DEPTH = 8

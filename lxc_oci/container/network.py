@@ -40,6 +40,9 @@ def plan(overrides: Overrides, configuration: Sequence[Line], directory: str, *,
     if not _wants_dhcp(overrides, configuration, interfaces, system=system):
         return Network((), options, dns)
     lines = [Line("lxc.hook.start-host", HOOK), Line("lxc.hook.stop", HOOK)]
+    # Before root's stop hook LXC has removed the interfaces (start.c __lxc_start); this is run while they are there.
+    downs = (f"lxc.net.{number}.script.down" for number in interfaces)
+    lines += [Line(key, HOOK) for key in downs if not last(configuration, key)]
     if not dns:
         # Mounted by its inode, so that the hook need not open a path that the container could change.
         lines.append(mount_entry(os.path.join(directory, RESOLV_CONF), "etc/resolv.conf", "none", "bind"))

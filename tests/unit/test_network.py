@@ -22,6 +22,7 @@ def pairs(lines: tuple[lxcconfig.Line, ...]) -> list[tuple[str, str]]:
 DHCP = [
     ("lxc.hook.start-host", HOOK),
     ("lxc.hook.stop", HOOK),
+    ("lxc.net.0.script.down", HOOK),
     ("lxc.mount.entry", "/c/oci-py/resolv.conf etc/resolv.conf none bind 0 0"),
 ]
 
@@ -44,7 +45,7 @@ DHCP = [
 )
 def test_dhcp_by_default(configuration: bytes, system: bool, expected: bool) -> None:
     found = plan(configuration, system=system)
-    assert pairs(found.image) == (DHCP if expected else [])
+    assert [pair for pair in pairs(found.image) if "net.1" not in pair[0]] == (DHCP if expected else [])
     assert found.dhcp_dns == expected and found.options == ()
 
 
@@ -53,9 +54,14 @@ def test_the_user_decides() -> None:
     found = plan(VETH, Overrides(dhcp=True), system=True)
     assert pairs(found.options) == DHCP and found.image == ()
     found = plan(VETH, Overrides(dhcp=True, dns=("192.0.2.1",)))
-    assert pairs(found.options) == DHCP[:2] and found.dns == ("192.0.2.1",) and not found.dhcp_dns
+    assert pairs(found.options) == DHCP[:3] and found.dns == ("192.0.2.1",) and not found.dhcp_dns
     with pytest.raises(UsageError, match="--dhcp needs"):
         plan(b"", Overrides(dhcp=True))
+
+
+def test_a_script_of_the_user_stays() -> None:
+    found = plan(VETH + b"lxc.net.0.script.down = /mine\nlxc.net.3.type = macvlan\n")
+    assert [key for key, _ in pairs(found.image) if "script" in key] == ["lxc.net.3.script.down"]
 
 
 def test_fixed_addresses() -> None:
