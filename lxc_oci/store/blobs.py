@@ -15,6 +15,7 @@ from collections.abc import Callable
 from lxc_oci.errors import NoSpaceError, RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
+from lxc_oci.image.mediatype import layer_kind
 from lxc_oci.kernel import durable
 from lxc_oci.limits import Limits
 from lxc_oci.source.source import Blob, RawReader, Source
@@ -73,7 +74,8 @@ class CachingSource:
         return self._open(descriptor, 0, wait=True)
 
     def _open(self, descriptor: Descriptor, offset: int, *, wait: bool) -> RawReader:
-        if offset:
+        document = layer_kind(descriptor.media_type) is None  # kept by store.images, once it was understood
+        if offset or (document and not wait):
             return self.behind.open(descriptor, offset)
         path = blob_path(self._store, descriptor.digest)
         partial = partial_path(self._store, descriptor.digest)
