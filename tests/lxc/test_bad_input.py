@@ -135,16 +135,24 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("storage", ["auto", "flat"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_layer(any_host: Host, place: Path, damage: str, storage: str) -> None:
+def test_a_damaged_layer(root_host: Host, place: Path, damage: str, storage: str) -> None:
+    check_damaged_layer(root_host, place, damage, storage)
+
+
+def test_a_damaged_layer_of_a_users_image(user_host: Host, place: Path) -> None:
+    check_damaged_layer(user_host, place, "changed", "auto")
+
+
+def check_damaged_layer(host: Host, place: Path, damage: str, storage: str) -> None:
     made = images.busybox_image({}, images.layer(images.file("second", os.urandom(3000))))
     layout = place / "image"
     images.write_layout(layout, {"latest": made})
     url, path = f"oci:{layout}:latest", blob_path(layout, made.layers[1].blob)
     change, part = DAMAGES[damage]
     path.write_bytes(change(made.layers[1].blob))
-    check(any_host, url, 5, "layer 2", part, options=("--storage", storage))
+    check(host, url, 5, "layer 2", part, options=("--storage", storage))
     path.write_bytes(made.layers[1].blob)
-    check_repaired(any_host, url, "--storage", storage)
+    check_repaired(host, url, "--storage", storage)
 
 
 @pytest.mark.parametrize("part", ["manifest", "configuration"])
@@ -219,6 +227,11 @@ def test_a_refused_image(
     check(root_host, url, status, *parts)
     images.write_layout(place / "image", {"latest": images.busybox_image()})
     check_repaired(root_host, url)
+
+
+def test_what_is_refused_after_unpacking_leaves_no_rootfs(any_host: Host, place: Path) -> None:
+    images.write_layout(place / "image", {"latest": images.busybox_image({"User": "nobody-knows"})})
+    check(any_host, f"oci:{place}/image:latest", 5, "nobody-knows", options=("--storage", "flat"))
 
 
 def test_an_id_outside_the_map_is_named_with_its_file(user_host: Host, place: Path) -> None:
