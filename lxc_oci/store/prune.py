@@ -52,7 +52,8 @@ def plan(store: Store, lxcpaths: Iterable[str] = (), on_step: Callable[[], None]
             if found.mounted(f"{part}/{base}") if replaced else found.used(f"{part}/{name}"):
                 touch(path)
             else:
-                unused.append((f"{part}/{name}", now - used_at(path) < RECENT_SECONDS))
+                # What was replaced is damaged, and nobody will ever use it again.
+                unused.append((f"{part}/{name}", not replaced and now - used_at(path) < RECENT_SECONDS))
     candidates = []
     links: Links = {}
     # What goes without --force is counted first: a file that a recent tree shares with it is freed by both only.

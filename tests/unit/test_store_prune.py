@@ -115,7 +115,7 @@ def test_hints_at_what_stays_stay(store: home.Store) -> None:
 
 def test_a_replaced_tree_goes_at_once_unless_it_may_be_mounted(store: home.Store, tmp_path: Path) -> None:
     tree(store)
-    tree(store, f"{HEX}{home.REPLACED}{'0' * 16}")
+    tree(store, f"{HEX}{home.REPLACED}{'0' * 16}", old=False)
     use(tmp_path / "lxc", f"trees/{HEX}")  # the new one; what was replaced only a running container uses
     assert [item.part for item in collect(store, lxcpaths=(tmp_path / "lxc",))] == [
         f"trees/{HEX}{home.REPLACED}{'0' * 16}"
