@@ -137,6 +137,11 @@ def command_parser() -> Parser:
     _add_source_options(outdated)
     outdated.add_argument("--json", action="store_true", help="print JSON")
 
+    logs = verbs.add_parser("logs", help="show what a container's program wrote to its console")
+    logs.add_argument("name", metavar="NAME")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
+    _add_lxcpath(logs)
+
     mount = verbs.add_parser("mount", help="mount an image of an OCI layout by the mount-helper contract")
     mount.add_argument("--persist", metavar="UPPER", help="make it writable; the writes go to this directory")
     mount.add_argument("--kernel", action="store_true", help="accepted for oci-py-mount")
@@ -145,7 +150,7 @@ def command_parser() -> Parser:
     mount.add_argument("image", metavar="OCI_DIR:NAME")
     mount.add_argument("mountpoint", metavar="MOUNTPOINT")
 
-    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback, outdated):
+    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback, outdated, logs):
         _add_common_options(verb)
     return parser
 

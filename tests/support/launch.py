@@ -26,7 +26,7 @@ def doors(directory: Path) -> tuple[str, str]:
     for name, function in (("lxc-oci-py-template", "template"), ("lxc-oci-py", "command")):
         path = directory / name
         path.write_text(
-            "#!/usr/bin/python3 -IS\n"
+            "#!/usr/bin/python3 -ISXutf8\n"
             "import sys\n"
             f"sys.path[:0] = {paths!r}\n"
             "sys.dont_write_bytecode = True\n"
