@@ -7,6 +7,7 @@ would not start; what cannot be known from outside is tried by the form itself b
 
 import os
 import re
+import stat
 from enum import Enum
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class Facts(NamedTuple):
     kernel: tuple[int, int]
     indexer: bool  # mkfs.erofs can index tar files
     hook: bool
+    closed: str = ""  # a directory above the store that the container cannot enter
 
 
 class Choice(NamedTuple):
@@ -71,6 +73,7 @@ def gather(rootfs_path: str, container: str, rootfs: str, store: str | None) -> 
         kernel=(int(release[1]), int(release[2])) if release else (0, 0),
         indexer=_indexes_tar(),
         hook=os.access(HOOK, os.X_OK),
+        closed=_closed(store) if store and not userns.current().initial else "",
     )
 
 
@@ -118,6 +121,8 @@ def _layered_obstacle(facts: Facts) -> str:
             if char in path:
                 # LXC hands both paths to overlayfs as options, and splits its own value at colons.
                 return f"the path {path} contains {char!r}, which overlay options cannot carry"
+    if facts.closed:
+        return f"the container's root cannot enter {facts.closed}, where the store lies (chmod o+x would let it)"
     if facts.user_namespace and facts.kernel < (5, 11):
         return "overlayfs in a user namespace needs Linux 5.11"
     return ""
@@ -174,6 +179,20 @@ def apparmor_confines_lxc() -> bool:
             return any("lxc-start (enforce)" in line for line in file)
     except OSError:
         return True
+
+
+def _closed(store: str) -> str:
+    """Return the directory above `store` that a user's container cannot enter, "" where there is none.
+
+    Here the calling user's files can be entered; at a start the user has no id in the container's namespace.
+    """
+    path = os.path.realpath(store)
+    while path != "/":
+        path = os.path.dirname(path)
+        status = os.stat(path)
+        if not (status.st_mode & stat.S_IXOTH or (status.st_uid == 0 and status.st_mode & stat.S_IXUSR)):
+            return path
+    return ""
 
 
 def _file_system(path: str) -> str:

@@ -3,6 +3,8 @@
 
 import json
 import os
+import pwd
+import shutil
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,23 @@ def test_a_hundred_containers_cost_one_image(root_host: Host, busybox: str) -> N
     for number in range(1, 6):
         root_host.create(f"c{number}", busybox)
     assert (used() - first) / 5 < 100_000
+
+
+def test_a_store_that_the_container_cannot_enter_is_not_mounted(user_host: Host, busybox: str) -> None:
+    # Seen from where create runs it can be entered: the user has an id there, and none at a start.
+    home = Path(pwd.getpwnam(user_host.user or "").pw_dir)
+    closed = home / "closed"
+    closed.mkdir()
+    shutil.chown(closed, user_host.user, user_host.user)
+    closed.chmod(0o700)
+    user_host.store = closed / "store"
+    try:
+        said = user_host.create("one", busybox, "--verbose").stderr.decode()
+        assert f"storage: flat: the container's root cannot enter {closed}" in said
+        assert user_host.execute("one", "/bin/echo", "ran") == b"ran\n"
+        closed.chmod(0o711)
+        assert "storage: tree" in user_host.create("two", busybox, "--verbose").stderr.decode()
+        assert user_host.execute("two", "/bin/echo", "ran") == b"ran\n"
+    finally:
+        user_host.run("lxc-destroy", "-P", user_host.lxcpath, "-n", "two", check=False)
+        shutil.rmtree(closed)
