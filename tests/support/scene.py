@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lxc_oci.__main__ import command, template
+from lxc_oci.errors import NoSpaceError
 from lxc_oci.store import health, home, prune
 from tests.support import image as images
 from tests.support import kill, tree
@@ -95,6 +97,11 @@ class Scene:
     def run(self, body: Callable[[], int], number: int = 0) -> kill.Outcome:
         """Run a body, killed at its call `number`."""
         return kill.at(number, body, self._output)
+
+    def run_elsewhere(self, body: Callable[[], int]) -> kill.Outcome:
+        """Run a body whose messages go to another file system than the scene's."""
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as other:
+            return kill.at(0, body, Path(other, "output"))
 
     def create(self, name: str, url: str = "") -> kill.Outcome:
         """A create that nothing disturbs."""
@@ -270,3 +277,47 @@ def _names(made: Scene) -> list[str]:
 def spread(total: int, count: int) -> list[int]:
     """`count` numbers from 1 to `total`, the first and the last among them."""
     return sorted({1 + round(step * (total - 1) / (count - 1)) for step in range(count)})
+
+
+def starve(made: Scene, amounts: Iterable[int], *, inodes: bool) -> list[int]:
+    """Let creates have `amounts` of bytes or inodes left on the file system of the scene, which is nearly as large.
+
+    What fails says so and leaves nothing; once there is room again the next create works.  Returns the statuses.
+    """
+    ballast = made.place / "ballast"
+    statuses = []
+    for amount in amounts:
+        made.reset()
+        body = made.creating("victim")
+        ballast.mkdir()
+        subprocess.run(["sync", "-f", made.place], check=True)
+        space = os.statvfs(made.place)
+        if inodes:
+            for number in range(space.f_ffree - amount):
+                (ballast / str(number)).touch()
+        else:
+            with open(ballast / "file", "wb") as output:
+                os.posix_fallocate(output.fileno(), 0, max(1, space.f_bavail * space.f_bsize - amount))
+        done = made.run_elsewhere(body)
+        where = f"{amount} left: status {done.status}\n{done.output}"
+        statuses.append(done.status)
+        path = made.lxcpath / "victim"
+        if done.status:
+            assert done.status == NoSpaceError.status, where
+            assert len([line for line in done.output.splitlines() if line.startswith("lxc-oci-py: error: ")]) == 1, (
+                where
+            )
+            assert sorted(os.listdir(path)) == ["config", "rootfs"] and not os.listdir(path / "rootfs"), where
+            assert "lxc.init.cmd" not in (path / "config").read_text(), where
+        if made.store.exists():
+            left = [*made.store.glob("staging/*"), *made.store.glob(".*.tmp"), *made.store.glob("*/.*.tmp")]
+            assert left == [], where
+        shutil.rmtree(ballast)
+        made.destroy("victim")
+        made.create("next")
+        try:
+            made.check("next")
+        except AssertionError as error:
+            raise AssertionError(where) from error
+        made.destroy("next")
+    return statuses
