@@ -7,7 +7,8 @@ Arguments in, one try/except, a message with a hint and an exit status out.  Not
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -43,7 +45,8 @@ def command(argv: Sequence[str] | None = None) -> int:
 def _template(argv: Sequence[str], log: Log) -> int:
     arguments = options.template_parser().parse_args(argv)
     _set_level(log, arguments)
-    from lxc_oci import template as verb
+    with _signals_held():
+        from lxc_oci import template as verb
 
     verb.run(arguments, log)
     return 0
@@ -52,7 +55,8 @@ def _template(argv: Sequence[str], log: Log) -> int:
 def _command(argv: Sequence[str], log: Log) -> int:
     arguments = options.command_parser().parse_args(argv)
     _set_level(log, arguments)
-    from lxc_oci import verbs
+    with _signals_held():
+        from lxc_oci import verbs
 
     return verbs.run(arguments, log)
 
@@ -68,7 +72,7 @@ def _door(body: Callable[[Sequence[str], Log], int], argv: Sequence[str]) -> int
     """Run `body` and turn what comes out of it into messages and an exit status."""
     _open_standard_descriptors()
     log = Log()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, _interrupt)
     try:
         status = body(argv, log)
@@ -128,8 +132,18 @@ def _open_standard_descriptors() -> None:
             setattr(sys, name, open(number, "w", closefd=False))
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals wait: orjson ends in SIGSEGV when one of the imports of its initialisation is interrupted (seen)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)  # the cleaning up is not to be stopped half way
     raise Interrupted(number)
 

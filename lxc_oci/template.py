@@ -46,8 +46,9 @@ def run(arguments: argparse.Namespace, log: Log) -> None:
             with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
                 text = create(request, store, limits, log, progress)
         _append(request.directory, text, arguments)
-    except BaseException:
-        _remove_what_lxc_left(request.directory, parent)
+    except BaseException as error:
+        # A signal may have reached lxc-create too, which is then about to end; nothing else takes it with us.
+        _remove_what_lxc_left(request.directory, parent, 0.0 if isinstance(error, Exception) else _PARENT_SECONDS)
         raise
 
 
@@ -179,12 +180,12 @@ def _append(directory: str, block: bytes, arguments: argparse.Namespace) -> None
         os.chown(path, status.st_uid, status.st_gid)
 
 
-def _remove_what_lxc_left(directory: str, parent: int) -> None:
+def _remove_what_lxc_left(directory: str, parent: int, seconds: float) -> None:
     """Remove the half-made container when lxc-create is dead, as it is after ^C: it would be in the way next time.
 
     LXC's own mark of a container that is not complete is the file `partial`.
     """
-    if not os.path.lexists(os.path.join(directory, "partial")) or not _dead(parent):
+    if not os.path.lexists(os.path.join(directory, "partial")) or not _dead(parent, seconds):
         return
     above, name = os.path.split(directory)
     fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -196,8 +197,8 @@ def _remove_what_lxc_left(directory: str, parent: int) -> None:
         os.close(fd)
 
 
-def _dead(parent: int) -> bool:
-    """Tell whether the process that started us ends in the next moments."""
+def _dead(parent: int, seconds: float) -> bool:
+    """Tell whether the process that started us has ended, or ends in the next `seconds`."""
     if os.getppid() != parent:
         return True
     try:
@@ -205,7 +206,7 @@ def _dead(parent: int) -> bool:
     except OSError:
         return True
     try:
-        readable, _, _ = select.select([fd], [], [], _PARENT_SECONDS)
+        readable, _, _ = select.select([fd], [], [], seconds)
         return bool(readable)
     finally:
         os.close(fd)

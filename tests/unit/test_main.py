@@ -180,3 +180,18 @@ sys.exit(command(['list']))
     )
     assert done.returncode == 7
     assert (tmp_path / "layer").read_bytes() == b""
+
+
+def test_a_signal_waits_until_everything_is_loaded(capfd: pytest.CaptureFixture[str]) -> None:
+    reached = []
+
+    def body(words: Sequence[str], log: Log) -> int:
+        with main._signals_held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("the end of the import")
+        reached.append("the work")
+        return 0
+
+    assert main._door(body, ()) == 128 + signal.SIGTERM
+    assert reached == ["the end of the import"]
+    assert capfd.readouterr().err == "lxc-oci-py: error: stopped by SIGTERM\n"
