@@ -107,7 +107,7 @@ def documents(data: bytes) -> None:
             continue
         if isinstance(found, manifest.Index):
             manifest.candidates(found, AMD64)
-            _printable(*manifest.offered(found))
+            _printable(*map(escape, manifest.offered(found)))
 
 
 def configuration(data: bytes) -> None:
