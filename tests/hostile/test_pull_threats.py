@@ -573,7 +573,7 @@ def evil_blob(request: Request, made: images.Image) -> Answer:
 def test_p17_blob_is_read_and_verified_through_one_descriptor(registry: FaultRegistry, store: Store) -> None:
     """A file that is replaced after it was opened is not read, and one that was replaced before is refused."""
     content = os.urandom(1 << 20)
-    descriptor = Descriptor("application/octet-stream", digests.sha256(content), len(content))
+    descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", digests.sha256(content), len(content))
     registry.blobs["team/app", str(descriptor.digest)] = content
     caching = blobs.CachingSource(store, lambda: source(url(registry), insecure=True))
     path = Path(blobs.fetch(store, caching, descriptor, "the layer", lambda count: None))
