@@ -44,7 +44,10 @@ class Layers:
         progress: Progress,
         *,
         kernel_mount: bool = True,
+        temporary: str = "",
     ) -> None:
+        """`temporary` is a directory for files where there is no store to keep them in."""
+        self._temporary = temporary
         self._kernel_mount = kernel_mount and userns.current().initial
         self._image = found.image
         self._source = found.source
@@ -112,24 +115,37 @@ class Layers:
     @contextmanager
     def files(self) -> Iterator[dict[Digest, str]]:
         """Give the verified blobs of all layers as files: of the store, or, without one, temporary."""
-        if self._store is None:
-            raise UnsupportedError(f"{self._image.kind.value} images need the store", "leave out --no-cache")
-        if self._image.kind is LayerKind.PUZZLEFS:  # hundreds of chunks, and one bar
-            total = sum(layer.size for layer in self._image.layers)
-            task = self._progress.task(f"{len(self._image.layers)} blobs", total)
-            files = {layer.digest: self._fetch(number, layer, task) for number, layer in enumerate(self._image.layers)}
-            task.done()
-        else:
-            files = {}
-            for number, layer in enumerate(self._image.layers):
-                task = self._progress.task(f"layer {number + 1}", layer.size)
-                files[layer.digest] = self._fetch(number, layer, task)
-                task.done()
-        yield files
+        with ExitStack() as stack:
+            directory = ""
+            if self._store is None:
+                import tempfile
 
-    def _fetch(self, number: int, layer: Descriptor, task: Task) -> str:
-        assert self._store is not None
-        return blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance)
+                directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".lxc-oci-py-", dir=self._temporary))
+            if self._image.kind is LayerKind.PUZZLEFS:  # hundreds of chunks, and one bar
+                total = sum(layer.size for layer in self._image.layers)
+                task = self._progress.task(f"{len(self._image.layers)} blobs", total)
+                files = {
+                    layer.digest: self._fetch(number, layer, task, directory)
+                    for number, layer in enumerate(self._image.layers)
+                }
+                task.done()
+            else:
+                files = {}
+                for number, layer in enumerate(self._image.layers):
+                    task = self._progress.task(f"layer {number + 1}", layer.size)
+                    files[layer.digest] = self._fetch(number, layer, task, directory)
+                    task.done()
+            yield files
+
+    def _fetch(self, number: int, layer: Descriptor, task: Task, directory: str) -> str:
+        if self._store is not None:
+            return blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance)
+        path = os.path.join(directory, layer.digest.hex)
+        with open(path, "wb") as file, blob(self._source, layer, f"layer {number + 1}") as reader:
+            while data := reader.read(1 << 20):
+                file.write(data)
+                task.advance(len(data))
+        return path
 
     def index(self) -> tuple[list["Index"], str]:
         """Have an EROFS index of every tar layer; return them, or why there cannot be one of each."""

@@ -42,7 +42,7 @@ def prepare(
     progress: Progress,
 ) -> Prepared:
     """Make the rootfs of a container in the chosen form.  Raises OciError and OSError."""
-    layers = Layers(found, store, limits, log, progress, kernel_mount=kernel_mount)
+    layers = Layers(found, store, limits, log, progress, kernel_mount=kernel_mount, temporary=container)
     if require_verity:
         check_verity(found)
     if form is Form.FLAT:

@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.support import direct
+from tests.support import direct, need
 from tests.support import image as images
 from tests.support import tree as trees
 from tests.support.host import Host
@@ -50,6 +50,30 @@ def test_nothing_of_the_store_is_needed_later(any_host: Host, busybox: str) -> N
     any_host.create("one", busybox, "--storage", "flat")
     shutil.rmtree(any_host.store)
     assert any_host.execute("one", "/bin/echo", "ran") == b"ran\n"
+
+
+def squashed(place: Path) -> str:
+    """The URL of a squashfs image of busybox."""
+    static = Path(need.program("busybox")).read_bytes()
+    layer = images.squashfs_layer(images.directory("bin"), images.program("bin/sh", static))
+    return f"oci:{images.write_layout(place / 'image', {'latest': images.Image([layer], {})})}:latest"
+
+
+def test_file_systems_need_no_store(root_host: Host, place: Path) -> None:
+    root_host.create("one", squashed(place), "--no-cache")
+    assert root_host.execute("one", "/bin/sh", "-c", "echo $((6 * 7))") == b"42\n"
+    assert not root_host.store.exists()
+    assert not [name for name in os.listdir(root_host.lxcpath / "one") if name.startswith(".")]
+
+
+def test_a_damaged_file_system_without_a_store_leaves_nothing(root_host: Host, place: Path) -> None:
+    url = squashed(place)
+    (blob,) = [path for path in (place / "image/blobs/sha256").iterdir() if path.read_bytes()[:4] == b"hsqs"]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    done = direct.run(root_host, "one", "--url", url, "--no-cache")
+    assert done.returncode == 5
+    direct.check_message(done, "layer 1 has digest")
+    assert direct.leftovers(root_host, "one") == []
 
 
 def test_a_directory_of_the_users_choice(root_host: Host, busybox: str, place: Path) -> None:
