@@ -38,7 +38,8 @@ class Host:
             first, count = _subordinate_ids("/etc/subgid", user)
             lines += [f"lxc.idmap = g 0 {first} {count}"]
         if os.path.isdir("/sys/kernel/security/apparmor"):
-            lines += ["lxc.apparmor.profile = generated"]
+            # As Debian documents it: a user cannot load a profile.
+            lines += [f"lxc.apparmor.profile = {'generated' if user is None else 'unconfined'}"]
         self.configuration.write_text("".join(f"{line}\n" for line in lines))
         self.lxcpath.mkdir(mode=0o755)
         if user is not None:
