@@ -116,6 +116,16 @@ def _door(body: Callable[[Sequence[str], Log], int], argv: Sequence[str]) -> int
 
             traceback.print_exc()
         return _INTERNAL_ERROR
+    finally:
+        _let_go_of_errors()
+
+
+def _let_go_of_errors() -> None:
+    """Drop what standard error does not take: Python would end with status 120 for it, and LXC remove the container."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _open_standard_descriptors() -> None:
