@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Faults of the host under a create: what fails is said in one line, leaves nothing, and works when the cause is gone.
+
+The other rows of the fault list are elsewhere:
+
+    F01 F02 F03  tests/lxc/test_store_kill.py, test_store_space.py, tests/long, tests/vm/host/test_power.py
+    F06 to F11, F21  test_pull_threats.py
+    F12 F13      tests/lxc/test_store_sharing.py, test_store_containers.py
+    F14          tests/lxc/test_store_trees.py; a destroy while a hook runs is refused by LXC itself, which holds a lock
+    F15          tests/lxc/test_mount_hook.py, test_each_system_call_of_a_mount_may_fail
+    F16          tests/vm/host/test_power.py, test_container_is_started_after_a_reboot
+    F17          tests/lxc/test_mount_hook.py, test_an_image_with_500_layers_is_mounted; loop devices that run out are
+                 among the calls that test_each_system_call_of_a_mount_may_fail lets fail
+    F18 F19      tests/unit/test_store_home.py, test_health.py, tests/lxc/test_store_trees.py
+    F20          here for output that is closed; signals are tests/lxc/test_interrupt.py
+"""
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support import direct, need
+from tests.support import image as images
+from tests.support.faultregistry import FaultRegistry
+from tests.support.host import Host
+from tests.support.image import END, padded, pax_block, pax_record, raw_header
+
+
+@pytest.fixture
+def url(root_host: Host) -> str:
+    layout = root_host.directory / "image"
+    images.write_layout(layout, {"latest": images.busybox_image()})
+    return f"oci:{layout}:latest"
+
+
+def run(host: Host, url: str, *options: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess[bytes]:
+    """Run the template with something before it; the directory is made and taken away around it."""
+    direct.prepare(host, "one")
+    done = host.run(*before, *direct.command(host, "one", "--url", url, *options), check=False)
+    assert done.returncode == 0 or direct.leftovers(host, "one") == [], done.stderr
+    direct.discard(host, "one")
+    return done
+
+
+@pytest.mark.parametrize("call", ["fsync", "syncfs", "rename", "mkdirat", "symlinkat", "fchmod"])
+@pytest.mark.parametrize("storage", ["flat", "layered"])
+def test_f04_an_error_of_the_disk_is_told_and_the_store_stays_sound(
+    root_host: Host, url: str, call: str, storage: str
+) -> None:
+    strace = need.program("strace")
+    trace = root_host.directory / "trace"
+    inject = [strace, "-f", "--seccomp-bpf", "-qq", "-o", str(trace), "-e", f"inject={call}:error=EIO:when=1"]
+    done = run(root_host, url, "--storage", storage, before=[*inject, "-e", f"trace={call}"])
+    assert "INJECTED" in trace.read_text()
+    assert done.returncode
+    direct.check_message(done, "nput/output error")
+    done = run(root_host, url, "--storage", storage)
+    assert done.returncode == 0, done.stderr
+    assert root_host.oci("verify").returncode == 0
+
+
+@contextmanager
+def mounted(place: Path, options: str) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_f05_a_read_only_store_is_told_before_anything_is_fetched(root_host: Host) -> None:
+    root_host.store.mkdir(mode=0o700)
+    with FaultRegistry() as registry:
+        registry.add("app", "1", images.busybox_image())
+        with mounted(root_host.store, "ro,mode=0700"):
+            done = run(root_host, f"docker://{registry.host}/app:1", "--insecure")
+        assert done.returncode
+        direct.check_message(done, "Read-only file system")
+        assert registry.requests == []
+
+
+def test_f05_a_rootfs_that_cannot_be_written_is_told(root_host: Host, url: str) -> None:
+    rootfs = root_host.directory / "elsewhere"
+    rootfs.mkdir()
+    direct.prepare(root_host, "one")
+    with mounted(rootfs, "ro"):
+        command = direct.command(root_host, "one", "--url", url, rootfs=str(rootfs))
+        done = root_host.run(*command, check=False)
+    assert done.returncode
+    direct.check_message(done, "ead-only")
+    assert direct.leftovers(root_host, "one") == []
+
+
+def test_f05_a_command_that_needs_a_program_is_refused_where_none_may_run(root_host: Host) -> None:
+    layout = root_host.directory / "image"
+    images.write_layout(layout, {"latest": images.busybox_image({"Cmd": ["/bin/sh", "-c", "a\nb"]})})
+    with mounted(root_host.lxcpath, "noexec,mode=0755"):
+        done = run(root_host, f"oci:{layout}:latest")
+        assert done.returncode == 7
+        direct.check_message(done, "noexec", "lxcpath")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "2>&- >&- <&-", "2>/dev/full", ">/dev/full 2>/dev/full"])
+def test_f20_a_create_without_its_output_is_a_create(root_host: Host, url: str, closed: str) -> None:
+    """A descriptor that is missing is no number for a file of the store to get."""
+    done = run(root_host, url, before=["/bin/sh", "-c", f'exec "$@" {closed}', "sh"])
+    assert done.returncode == 0, done.stderr
+    assert root_host.oci("verify").returncode == 0
+
+
+def test_f20_a_reader_that_leaves_ends_the_command_quietly(root_host: Host, url: str) -> None:
+    root_host.oci("pull", url)
+    for verb in ("list", "verify"):
+        done = root_host.run("/bin/sh", "-c", '"$@" | true', "sh", root_host.command, verb)
+        assert b"Traceback" not in done.stderr and b"internal error" not in done.stderr
+
+
+def sparse_layer(gibibytes: int) -> images.Layer:
+    """A layer with one file of many holes and a few bytes."""
+    size = gibibytes << 30
+    records = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.realsize": b"%d" % size}
+    records[b"GNU.sparse.name"] = b"holes"
+    numbers = padded(b"2\n0\n1\n%d\n1\n" % (size - 1))
+    head = pax_block(b"".join(pax_record(key, value) for key, value in records.items()))
+    member = raw_header(b"holes", size=len(numbers) + 2) + padded(numbers + b"ab")
+    return images.layer(head + member + END)
+
+
+def test_f22_few_descriptors_and_little_memory_are_enough(root_host: Host) -> None:
+    """64 descriptors and 256 MiB of address space, for a file of 1 GiB and directories deeper than descriptors go."""
+    prlimit = need.program("prlimit", "util-linux")
+    deep = images.layer(*(images.directory("/".join(["d"] * depth)) for depth in range(1, 200)),
+                        images.file("/".join(["d"] * 199) + "/f", "x"))  # fmt: skip
+    layout = root_host.directory / "image"
+    images.write_layout(layout, {"latest": images.busybox_image({}, sparse_layer(1), deep)})
+    limits = [prlimit, "--nofile=64", f"--as={256 << 20}"]
+    for storage in ("flat", "layered"):
+        done = run(root_host, f"oci:{layout}:latest", "--storage", storage, before=limits)
+        assert done.returncode == 0, done.stderr
+
+
+def test_f22_too_little_memory_is_one_line(root_host: Host, url: str) -> None:
+    prlimit = need.program("prlimit", "util-linux")
+    told = 0
+    for mebibytes in (20, 24, 28):
+        done = run(root_host, url, "--storage", "flat", before=[prlimit, f"--as={mebibytes << 20}"])
+        assert done.returncode
+        told += done.stderr.startswith(b"lxc-oci-py: error: out of memory\n")
+    assert told  # what fails inside a library may end the process
+    assert run(root_host, url, "--storage", "flat").returncode == 0
