@@ -4,8 +4,9 @@
     python3 -m tests.vm.run [RELEASE ...] [-m MARKS] [-k WORDS] [--guest PATH ...] [--host PATH ...]
 
 In the box run tests/vm/guest and the part of the end-to-end suite that depends on the host, with AppArmor's log
-watched; on the host, driving the same box, run tests/vm/host, for which it must be rebooted or lose its power.  The exit status is 0 when every test of
-every release passed.  JUnit files, the console and, after a failure, the journal are left in .cache/vm/RELEASE.
+watched; on the host, driving the same box, run tests/vm/host, for which it must be rebooted or lose its power.  The
+exit status is 0 when every test of every release passed.  JUnit files, the console and, after a failure, the journal
+are left in .cache/vm/RELEASE.
 """
 
 from __future__ import annotations
