@@ -40,12 +40,11 @@ def run(arguments: argparse.Namespace, log: Log) -> None:
     try:
         if idmap.maps_host_root:
             log.info("the image is unpacked into the container: root's store is not for containers with an idmap")
-            text = _confined(request, limits, log)
+            _append(request.directory, _confined(request, limits, log), arguments)
         else:
             store = None if arguments.no_cache else _open_store(arguments)
             with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
-                text = create(request, store, limits, log, progress)
-        _append(request.directory, text, arguments)
+                create(request, store, limits, log, progress, lambda text: _append(request.directory, text, arguments))
     except BaseException as error:
         # A signal may have reached lxc-create too, which is then about to end; nothing else takes it with us.
         _remove_what_lxc_left(request.directory, parent, 0.0 if isinstance(error, Exception) else _PARENT_SECONDS)
@@ -126,11 +125,13 @@ def _confined(request: Request, limits: Limits, log: Log) -> bytes:
         environment = hostfiles.copy_own(os.environ, request.source.authfile, settings)
         source = request.source._replace(authfile=None)
 
+        texts: list[bytes] = []
+
         def work() -> str:
             os.environ.update(environment)
             with Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
-                text = create(request._replace(source=source, confined=True), None, limits, log, progress)
-            return text.decode("utf-8", "surrogateescape")
+                create(request._replace(source=source, confined=True), None, limits, log, progress, texts.append)
+            return texts[0].decode("utf-8", "surrogateescape")
 
         text = str(without_host_root(work)).encode("utf-8", "surrogateescape")
     _check_answer(text, request)
@@ -156,7 +157,7 @@ def _check_answer(text: bytes, request: Request) -> None:
             inside = os.path.realpath(source).startswith(os.path.realpath(request.directory) + "/")
             right = inside or source in sources or source in ("none", "tmpfs")
         elif line.key == "lxc.console.logfile":
-            right = os.path.dirname(line.value) == request.directory
+            right = os.path.dirname(line.value) == request.directory and not os.path.lexists(line.value)
         elif line.key.startswith("lxc.environment"):
             right = "=" in line.value  # a name alone imports the host's variable
         else:

@@ -247,6 +247,8 @@ BAD_ANSWERS = {
     "escaped dots": "lxc.mount.entry = {directory}/\\056\\056 mnt none bind 0 0",
     "a log elsewhere": "lxc.console.logfile = /etc/passwd",
     "a log through a link": "lxc.console.logfile = {directory}/link/passwd",
+    "a log that is a link": "lxc.console.logfile = {directory}/log",
+    "an fstab": "lxc.mount.fstab = {directory}/fstab",
     "a key that is not ours": "lxc.apparmor.profile = unconfined",
     "a variable of the host": "lxc.environment = AWS_SECRET_ACCESS_KEY",
 }  # fmt: skip
@@ -258,6 +260,7 @@ def test_c07_the_confined_process_is_not_believed(tmp_path: Path, line: str) -> 
     directory = tmp_path / "c"
     (directory / "rootfs").mkdir(parents=True)
     (directory / "link").symlink_to("/")
+    (directory / "log").symlink_to("/etc/passwd")
     with pytest.raises(RefusedError):
         template._check_answer(f"{line}\n".format(directory=directory).encode(), request(directory, "/srv"))
 
