@@ -6,7 +6,7 @@ module that it names.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -50,8 +50,15 @@ class Request(NamedTuple):
     confined: bool = False  # root's container with an id map: this process is not root's
 
 
-def create(request: Request, store: Store | None, limits: Limits, log: Log, progress: Progress) -> bytes:
-    """Make the container's rootfs and files, and return the text that is to be appended to its configuration.
+def create(
+    request: Request,
+    store: Store | None,
+    limits: Limits,
+    log: Log,
+    progress: Progress,
+    append: Callable[[bytes], None],
+) -> None:
+    """Make the container's rootfs and files, and at last `append` the text that its configuration gets.
 
     A failure leaves nothing in the container's directory, and nothing in the store but what is complete.  Raises
     OciError and OSError.
@@ -100,8 +107,8 @@ def create(request: Request, store: Store | None, limits: Limits, log: Log, prog
         for name in (guests.GUEST_DIRECTORY, provenance.DIRECTORY):
             if os.path.isdir(os.path.join(request.directory, name)):
                 durable.sync_files(os.path.join(request.directory, name))
+        append(guest.text((*_hooks(), *prepared.lines)))
         log.info(f"created {request.name} from {found.reference} ({found.image.digest})")
-        return guest.text((*_hooks(), *prepared.lines))
 
 
 def _hooks() -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ A plan is data: it names files of the store by absolute path and the container's
 directory, so that a renamed or copied container needs no change.  Making the lowers is beyond this module.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lxc_oci import jsonio
-from lxc_oci.errors import OciError, RefusedError, UnsupportedError
+from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UnsupportedError
 from lxc_oci.image.manifest import Manifest
 from lxc_oci.image.mediatype import LayerKind, layer_kind
 from lxc_oci.kernel import durable, run
@@ -218,5 +219,7 @@ def _call(hook: str, verb: str, container: str, limits: Limits, *place: str) -> 
         return
     lines = [line.strip() for line in result.errors.decode("utf-8", "replace").splitlines() if line.strip()]
     message = lines[-1].partition("oci-py-mount: ")[2] or lines[-1] if lines else f"exit status {result.status}"
+    if os.strerror(errno.ENOSPC) in message:
+        raise NoSpaceError(message, "free space or inodes on the file system, then try again")
     # What a helper or a FUSE program said stands before the hook's own line.
     raise UnsupportedError(message, " / ".join(lines[-4:-1]))

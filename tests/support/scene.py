@@ -297,7 +297,13 @@ def starve(made: Scene, amounts: Iterable[int], *, inodes: bool) -> list[int]:
                 (ballast / str(number)).touch()
         else:
             with open(ballast / "file", "wb") as output:
-                os.posix_fallocate(output.fileno(), 0, max(1, space.f_bavail * space.f_bsize - amount))
+                size = space.f_bavail * space.f_bsize - amount
+                while True:
+                    try:
+                        os.posix_fallocate(output.fileno(), 0, max(1, size))
+                        break
+                    except OSError:  # its own extents need some blocks
+                        size -= space.f_bsize
         done = made.run_elsewhere(body)
         where = f"{amount} left: status {done.status}\n{done.output}"
         statuses.append(done.status)
