@@ -48,7 +48,7 @@ PACKAGES = [
     *("fuse3", "rsync", "skopeo"),
     # What tests build images with and look with.
     *("python3-pytest", "busybox-static", "squashfs-tools", "cryptsetup-bin", "btrfs-progs", "docker-registry"),
-    *("umoci", "jq", "attr", "acl", "strace", "openssl", "xz-utils"),
+    *("umoci", "jq", "attr", "acl", "strace", "openssl", "xz-utils", "dmsetup", "e2fsprogs"),
 ]
 PACKAGES_OF: dict[str, list[str]] = {
     "bookworm": [],  # python3-orjson and python3-isal are not in this release: they come with our packages

@@ -15,7 +15,9 @@ import argparse
 import os
 import platform
 import shutil
+import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -40,6 +42,7 @@ HOST_TESTS = ["tests/vm/host"]
 MARKS = "not long"
 SUITE_SECONDS = 1500  # a limit for what hangs: on two idle cores it takes three minutes
 RESULTS = PROJECT / ".cache" / "vm"
+SUMMARY = "summary"  # in a release's results
 
 FACTS = r"""
 echo "kernel    $(uname -r) ($(uname -v))"
@@ -90,8 +93,8 @@ def run_host_tests(box: Box, paths: Sequence[str], pytest_options: Sequence[str]
     return int(pytest.main(argv, plugins=[Live(box)]))
 
 
-def check(release: str, options: argparse.Namespace) -> tuple[str, bool]:
-    """Everything in one release; a line for the summary, and whether all is well."""
+def check(release: str, options: argparse.Namespace) -> bool:
+    """Everything in one release: leaves the lines for the summary, and tells whether all is well."""
     began = time.monotonic()
     results = RESULTS / release
     shutil.rmtree(results, ignore_errors=True)
@@ -102,7 +105,6 @@ def check(release: str, options: argparse.Namespace) -> tuple[str, bool]:
         print(f"== {release}: booted in {box.boot_seconds:.0f} s", flush=True)
         facts = box.check(FACTS)
         print(facts, end="", flush=True)
-        (results / "facts").write_text(facts)
         try:
             prepare(box)
             if options.guest:
@@ -116,11 +118,39 @@ def check(release: str, options: argparse.Namespace) -> tuple[str, bool]:
             _keep_journal(box, results)
     tallies = [Tally.of(results / f"{place}.xml") for place in ("guest", "host") if getattr(options, place)]
     passed, failed, skipped = (sum(counts) for counts in zip(*tallies, strict=True)) if tallies else (0, 0, 0)
-    # Status 5, nothing selected, is what a narrow selection gives in one of the two places.
-    well = failed == 0 and passed > 0 and all(status in (0, 5) for status in statuses)
-    lines = [line for line in facts.splitlines() if line.split()[0] in ("kernel", "LXC", "AppArmor")]
     told = f"{release}: {passed} passed, {failed} failed, {skipped} skipped in {time.monotonic() - began:.0f} s"
-    return "\n".join([told, *(f"  {line}" for line in lines)]), well
+    shown = [f"  {line}" for line in facts.splitlines() if line.split()[0] in ("kernel", "LXC", "AppArmor")]
+    (results / SUMMARY).write_text("\n".join([told, *shown, ""]))
+    # Status 5, nothing selected, is what a narrow selection gives in one of the two places.
+    return failed == 0 and passed > 0 and all(status in (0, 5) for status in statuses)
+
+
+def check_side_by_side(releases: Sequence[str], words: Sequence[str]) -> bool:
+    """Each release in a process of its own: a box mostly waits for one core.  Their lines come with their names."""
+    processes = {}
+    for release in releases:
+        argv = [sys.executable, "-m", "tests.vm.run", release, *words]
+        processes[release] = subprocess.Popen(
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+        )
+    forwarders = [threading.Thread(target=_forward, args=pair) for pair in processes.items()]
+    for thread in forwarders:
+        thread.start()
+    for thread in forwarders:
+        thread.join()
+    statuses = [process.wait() for process in processes.values()]
+    return not any(statuses)
+
+
+def _forward(name: str, process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(f"{name:>8} | {line}", end="", flush=True)
 
 
 def _keep_journal(box: Box, results: Path) -> None:
@@ -140,21 +170,34 @@ def _paths(words: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m tests.vm.run", description=__doc__.partition("\n")[0])
-    parser.add_argument("releases", nargs="*", metavar="RELEASE", help=f"of {', '.join(image.RELEASES)}; without, all")
+    parser.add_argument(
+        "releases", nargs="*", metavar="RELEASE", help=f"of {', '.join(image.RELEASES)}; without one, all side by side"
+    )
     parser.add_argument("-m", dest="marks", default=MARKS, help="pytest's -m, in both places (default: %(default)s)")
     parser.add_argument("-k", dest="words", help="pytest's -k, in both places")
     parser.add_argument("--guest", nargs="*", default=GUEST_TESTS, metavar="PATH", help="what runs in the box")
     parser.add_argument("--host", nargs="*", default=HOST_TESTS, metavar="PATH", help="what drives it from here")
     options = parser.parse_args(argv)
+    releases = options.releases or list(image.RELEASES)
+    if not set(releases) <= set(image.RELEASES):
+        parser.error(f"there are {', '.join(image.RELEASES)}")
     if platform.machine() != "x86_64":
         parser.error("the boxes are amd64 machines")
     os.chdir(PROJECT)
     options.guest, options.host = _paths(options.guest), _paths(options.host)
-    outcomes = [check(release, options) for release in options.releases or image.RELEASES]
+    if len(releases) == 1:
+        return 0 if check(releases[0], options) else 1
+    for release in releases:
+        image.build(release)  # here, one after the other: two builds at once would only share the network
+        (RESULTS / release / SUMMARY).unlink(missing_ok=True)
+    words = ["-m", options.marks, *(["-k", options.words] if options.words else [])]
+    words += ["--guest", *options.guest, "--host", *options.host]
+    well = check_side_by_side(releases, words)
     print("\n== check-vm")
-    for told, _ in outcomes:
-        print(told)
-    return 0 if all(well for _, well in outcomes) else 1
+    for release in releases:
+        summary = RESULTS / release / SUMMARY
+        print(summary.read_text() if summary.exists() else f"{release}: did not come to its end\n", end="")
+    return 0 if well else 1
 
 
 if __name__ == "__main__":

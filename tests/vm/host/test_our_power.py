@@ -7,6 +7,8 @@ import pytest
 
 from tests.vm.box import Box
 
+pytestmark = pytest.mark.box
+
 IMAGE = r"""
 cd /srv/suite && python3 - <<'END'
 from pathlib import Path
