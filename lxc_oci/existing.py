@@ -21,6 +21,8 @@ from lxc_oci.source.resolve import resolve_manifest
 from lxc_oci.store import mountplan
 from lxc_oci.store.home import Store
 
+ROOTFS = "rootfs"  # in the container's directory: the mount point, or a flat container's files
+
 
 @dataclass(frozen=True)
 class Container:
@@ -67,6 +69,20 @@ def check_stopped(directory: str) -> None:
 
 def load(directory: str, store: Store) -> Container:
     """Read what the container is made of now.  Raises UnsupportedError for one whose image cannot be exchanged."""
+    found = read(directory, store)
+    if found.base.form is Form.FLAT:
+        raise UnsupportedError(
+            f"the container {found.name} has all files of its image for itself (flat), so there is nothing to exchange",
+            f"first convert it: lxc-oci-py convert {found.name} --storage layered",
+        )
+    return found
+
+
+def read(directory: str, store: Store) -> Container:
+    """Read what a container of whatever form is made of now; a flat one's `upper` is its rootfs.
+
+    Raises UnsupportedError for one whose writes lie over another container.
+    """
     with open(os.path.join(directory, "config"), "rb") as file:
         text = file.read()
     number = generation.of(text)
@@ -77,16 +93,13 @@ def load(directory: str, store: Store) -> Container:
     base = base_of(directory, number, facts, store)
     found = generation.overlay_of(text)
     name = os.path.basename(directory)
-    if found is None and base.plan is None:
-        raise UnsupportedError(
-            f"the container {name} has all files of its image for itself (flat), so there is nothing to exchange",
-            f"first convert it: lxc-oci-py convert {name} --storage layered",
-        )
     if found is not None and base.plan is not None:
         raise UnsupportedError(
             f"the container {name} is a snapshot clone over another container's rootfs",
             "update that one, or copy it without -s",
         )
+    if found is None and base.plan is None:
+        base = replace(base, form=Form.FLAT)
     if found is not None:
         base = replace(base, lower=found[0])
     try:
@@ -96,10 +109,13 @@ def load(directory: str, store: Store) -> Container:
             f"the options that {name} was made with are not recorded", "make the container anew with its volumes"
         ) from None
     upper = found[1] if found is not None else os.path.join(directory, base.upper)
+    if base.form is Form.FLAT:
+        upper = os.path.join(directory, ROOTFS)
     return Container(directory, text, number, facts, overrides, base, upper)
 
 
 def base_of(directory: str, number: int, facts: Provenance, store: Store) -> Base:
+    """Return what lies below the container's writes in generation `number`, whose facts are `facts`."""
     plan = mountplan.load(directory, generation.directory(number))
     tree = next((part for part in facts.uses if part.startswith("trees/")), "")
     return Base(Form(facts.form), facts.uses, store.at(tree, "rootfs") if tree and plan is None else "", plan)

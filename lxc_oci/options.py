@@ -137,6 +137,12 @@ def command_parser() -> Parser:
     _add_source_options(outdated)
     outdated.add_argument("--json", action="store_true", help="print JSON")
 
+    convert = verbs.add_parser("convert", help="let a container share its image, or have all files for itself")
+    convert.add_argument("name", metavar="NAME")
+    convert.add_argument("--storage", choices=("flat", "layered"), required=True, help="the form that it gets")
+    _add_lxcpath(convert)
+    _add_source_options(convert)
+
     logs = verbs.add_parser("logs", help="show what a container's program wrote to its console")
     logs.add_argument("name", metavar="NAME")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
@@ -150,7 +156,7 @@ def command_parser() -> Parser:
     mount.add_argument("image", metavar="OCI_DIR:NAME")
     mount.add_argument("mountpoint", metavar="MOUNTPOINT")
 
-    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback, outdated, logs):
+    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback, outdated, convert, logs):
         _add_common_options(verb)
     return parser
 

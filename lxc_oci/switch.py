@@ -104,7 +104,7 @@ def switch(
             bases.follow_root(before, after, container.upper)
     keep = provenance.history(container.directory, number)[: generation.KEPT]
     generation.discard(container.directory, keep)
-    _discard_layout(container.directory, keep)
+    discard_layout(container.directory, keep)
     remember(container, set(keep), facts, store)
 
 
@@ -178,7 +178,7 @@ def exchange(one: str, other: str) -> None:
     durable.sync_directory(os.path.dirname(other))
 
 
-def _discard_layout(directory: str, keep: Sequence[int]) -> None:
+def discard_layout(directory: str, keep: Sequence[int]) -> None:
     """Remove the first generation's layout for a helper once no generation has it."""
     layout = mountplan.HelperCall("", True).layout
     if generation.FIRST in keep or not os.path.isdir(os.path.join(directory, layout)):

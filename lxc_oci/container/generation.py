@@ -92,6 +92,29 @@ def overlay_of(text: bytes) -> tuple[str, str] | None:
     return directories[0], directories[1]
 
 
+def rootfs_of(text: bytes) -> str:
+    """Return the value of lxc.rootfs.path in force."""
+    return lxcconfig.last(lxcconfig.parse(text), "lxc.rootfs.path")
+
+
+def set_rootfs(text: bytes, value: str, options: str) -> bytes:
+    """Return the configuration `text` with `value` for lxc.rootfs.path; `options` ("" for none) are overlay's.
+
+    Options that another form of ours needed go, those of the user stay.
+    """
+    lines = [line for line in text.split(b"\n") if not _is_ours(line)]
+    text = replace_rootfs(b"\n".join(lines), value)
+    if not options:
+        return text
+    before, found, after = text.rpartition(b"lxc.rootfs.path")
+    end = after.index(b"\n") + 1
+    return before + found + after[:end] + lxcconfig.render(Line("lxc.rootfs.options", options)) + after[end:]
+
+
+def _is_ours(line: bytes) -> bool:
+    return any(found == Line("lxc.rootfs.options", "userxattr") for found in lxcconfig.parse(line))
+
+
 def replace_rootfs(text: bytes, value: str) -> bytes:
     """Return the configuration `text` with `value` for lxc.rootfs.path in force, every other line as it was."""
     lines = text.split(b"\n")
@@ -113,6 +136,24 @@ def replace_hook(text: bytes, number: int) -> bytes:
                 word = f" --generation={number}" if number != FIRST else ""
                 lines[position] = lxcconfig.render(Line(found.key, program + word)).rstrip(b"\n")
     return b"\n".join(lines)
+
+
+def set_hook(text: bytes, program: str) -> bytes:
+    """Return the configuration `text` with `program` as our mount hook, "" for none; the user's own hooks stay."""
+    kept = []
+    for line in text.split(b"\n"):
+        ours = any(
+            found.key == "lxc.hook.pre-mount" and os.path.basename(found.value.split(" ")[0]) == _HOOK
+            for found in lxcconfig.parse(line)
+        )
+        if not ours:
+            kept.append(line)
+    text = b"\n".join(kept)
+    if not program:
+        return text
+    begin = text.find(b"# lxc-oci-py: begin ")
+    position = len(text) if begin < 0 else begin
+    return text[:position] + lxcconfig.render(Line("lxc.hook.pre-mount", program)) + text[position:]
 
 
 def write_config(container: str, text: bytes) -> None:

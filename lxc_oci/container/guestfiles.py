@@ -136,17 +136,17 @@ def real_etc(root: Root) -> None:
             os.close(source)
 
 
-def copy_directory(source: int, target: int) -> None:
+def copy_directory(source: int, target: int, seconds: float = _COPY_TIME) -> None:
     """Copy what is in the directory `source` into the directory `target`, and its own attributes, links as links.
 
-    Both are descriptors of directories that no one changes meanwhile.  Raises OciError.
+    Both are descriptors of directories that no one changes meanwhile; it may take so many `seconds`.  Raises OciError.
     """
     from lxc_oci.kernel import run  # few creates need it, and all would wait for the import
 
     cp = run.require("cp", "coreutils")
     argv = [cp, "-a", "--reflink=auto", "--one-file-system", "-T", "--"]
     argv += [f"/proc/self/fd/{source}/.", f"/proc/self/fd/{target}/."]
-    result = run.run(argv, timeout=_COPY_TIME, pass_fds=(source, target))
+    result = run.run(argv, timeout=seconds, pass_fds=(source, target))
     if result.status:
         raise OciError(f"cannot copy a directory of the image: {result.message()}")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from lxc_oci.acquire import Acquired
 from lxc_oci.errors import OciError, RefusedError, UnsupportedError
-from lxc_oci.kernel import run
+from lxc_oci.kernel import run, userns
 from lxc_oci.kernel.root import Root, remove_tree
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log
@@ -75,34 +75,61 @@ def renew(
     if now.plan is None:
         _, parts = store_image(Form.OVERLAY, found, store, limits, log, progress)
         return Base(Form.OVERLAY, parts, trees.rootfs(store, os.path.basename(parts[0])))
-    layers = found.image.layers
     if now.plan.helper is not None:
         _, parts = store_image(Form.HELPER, found, store, limits, log, progress)
         call = replace(now.plan.helper, layout=f"{directory}/oci")
-        files = {layer.digest: blobs.blob_path(store, layer.digest) for layer in layers}
+        files = {layer.digest: blobs.blob_path(store, layer.digest) for layer in found.image.layers}
         helpers.write_layout(container, call, found.image, files)
         return Base(Form.HELPER, parts, plan=replace(now.plan, helper=call))
-    facts = gather(f"dir:{container}/rootfs", container, os.path.join(container, "rootfs"), store.path)
     kernel = not any(lower.fuse for lower in now.plan.lowers)
-    choice = choose("layered", found.image.kind, facts, helper=None, kernel_mount=kernel)
+    wanted = _choice(container, found, store, kernel)
     # A container that our hook mounts keeps it, although LXC's overlay store would be chosen for a new one.
-    wanted = Form.TREE if choice.form is Form.OVERLAY else choice.form
+    form = Form.TREE if wanted is Form.OVERLAY else wanted
+    return _by_hook(form, found, store, kernel, require_verity, limits, log, progress)
+
+
+def choose_anew(container: str, found: Acquired, store: Store, limits: Limits, log: Log, progress: Progress) -> Base:
+    """Have the image `found` in the store in the form that a new container would take.  Raises UnsupportedError where
+    it would be flat, OciError and OSError."""
+    form = _choice(container, found, store, True)
+    if form is Form.OVERLAY:
+        _, parts = store_image(form, found, store, limits, log, progress)
+        return Base(form, parts, trees.rootfs(store, os.path.basename(parts[0])))
+    return _by_hook(form, found, store, True, False, limits, log, progress)
+
+
+def _choice(container: str, found: Acquired, store: Store, kernel: bool) -> Form:
+    facts = gather(f"dir:{container}/rootfs", container, os.path.join(container, "rootfs"), store.path)
+    return choose("layered", found.image.kind, facts, helper=None, kernel_mount=kernel).form
+
+
+def _by_hook(
+    wanted: Form,
+    found: Acquired,
+    store: Store,
+    kernel: bool,
+    require_verity: bool,
+    limits: Limits,
+    log: Log,
+    progress: Progress,
+) -> Base:
+    userxattr = not userns.current().initial
     form, parts = store_image(wanted, found, store, limits, log, progress)
     if form is Form.MOUNTED:
         plan = mountplan.for_layers(
             found.image.manifest,
-            [blobs.blob_path(store, layer.digest) for layer in layers],
+            [blobs.blob_path(store, layer.digest) for layer in found.image.layers],
             kernel=kernel,
             require_verity=require_verity,
-            userxattr=now.plan.userxattr,
+            userxattr=userxattr,
         )
         return Base(form, parts, plan=plan)
     if form is Form.INDEX:
         names = [f"indexes/{directory_name(diff_id)}" for diff_id in found.image.config.diff_ids]
         made = [Lower(mountplan.EROFS, store.at(name, indexes.INDEX), (store.at(name, indexes.TAR),)) for name in names]
-        return Base(form, parts, plan=Plan(tuple(made), now.plan.userxattr))
+        return Base(form, parts, plan=Plan(tuple(made), userxattr))
     tree = Lower(mountplan.TREE, trees.rootfs(store, os.path.basename(parts[0])))
-    return Base(Form.TREE, parts, plan=Plan((tree,), now.plan.userxattr))
+    return Base(Form.TREE, parts, plan=Plan((tree,), userxattr))
 
 
 def again(base: Base, container: str, directory: str) -> Base:
@@ -150,7 +177,7 @@ def merged(base: Base, container: str, directory: str, upper: str, limits: Limit
         return
     _check_path(base.lower)
     place = os.path.join(container, directory, "root")
-    os.makedirs(place, 0o755)
+    os.makedirs(place, 0o755, exist_ok=True)
     work = os.path.join(os.path.dirname(upper), "work")
     os.makedirs(work, 0o755, exist_ok=True)
     with overlay.mounted(base.lower, upper, work, place), Root.at(place) as root:

@@ -5,9 +5,11 @@ import functools
 import io
 import json
 import re
+import subprocess
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -15,6 +17,7 @@ from lxc_oci.__main__ import command
 from lxc_oci.kernel import durable
 from tests.support import direct, kill, launch
 from tests.support import image as images
+from tests.support import tree as trees
 from tests.support.host import Host
 from tests.support.registry import Registry, free_port
 
@@ -79,8 +82,8 @@ def create(host: Host, registry: Registry, name: str, kind: str, *options: str) 
         if launch.INSTALLED:
             pytest.skip("the installed template finds the hook")
         without = "from lxc_oci.rootfs import choose\nchoose.HOOK = '/nonexistent'\nfrom lxc_oci.__main__"
-        path = Path(host.template)
-        path.write_text(path.read_text().replace("from lxc_oci.__main__", without))
+        for path in (Path(host.template), Path(host.command)):
+            path.write_text(path.read_text().replace("from lxc_oci.__main__", without))
     host.create(name, url(registry, name), "--insecure", *options)
     assert direct.inspect(host, name)["storage"] == (kind if "flat" not in options else "flat")
 
@@ -294,6 +297,71 @@ def test_outdated_reports_what_cannot_be_asked(root_host: Host, registry: Regist
     path.write_text(path.read_text().replace(registry.host, f"127.0.0.1:{free_port()}"))
     found = outdated(root_host, status=3)
     assert found["gone"]["state"] == "unreachable" and "cannot connect" in found["gone"]["error"]
+
+
+# --- convert -------------------------------------------------------------------------------------------------------
+
+
+def convert(host: Host, name: str, storage: str, check: bool = True) -> CompletedProcess[bytes]:
+    options = ("--storage", storage, "-P", str(host.lxcpath), "--insecure")
+    return host.oci("convert", name, *options, check=check)
+
+
+WRITES = (
+    "echo mine > /etc/app.conf; rm /etc/removed.conf; rm -r /home; mkdir /home; echo x > /home/x; ln /home/x /home/y;"
+    "ln -s nowhere /link; mkfifo /pipe; chmod 700 /root; chown 5:6 /etc/same.conf; touch -d 2001-01-01 /etc/kept.conf"
+)
+
+
+@pytest.mark.parametrize("way", ["root-tree", "root-overlay", "user-tree"], indirect=True)
+def test_flat_to_layered_and_back(way: tuple[Host, str], registry: Registry, place: Path) -> None:
+    host, kind = way
+    create(host, registry, "form", kind, "--storage", "flat")
+    host.execute("form", "/bin/sh", "-c", WRITES)
+    flat = host.lxcpath / "form/rootfs"
+    before = place / "before"
+    subprocess.run(["cp", "-a", flat, before], check=True)
+    own = "lxc.hook.pre-mount = /bin/true\n# of the user\n"
+    path = host.lxcpath / "form/config"
+    path.write_text(path.read_text() + own)
+
+    convert(host, "form", "layered")
+    assert direct.inspect(host, "form")["storage"] == kind and path.read_text().endswith(own)
+    assert {entry.name for entry in flat.iterdir()} <= {".oci-py-id"}
+    assert not (direct.upper(host, "form") / "bin/busybox").exists(), "the image is shared"
+    assert read(host, "form", "/etc/app.conf", "/home/y", "/data/seed") == "mine\nx\nseed 1\n"
+    registry.push("update/form", "latest", made(kind, 2))
+    update(host, "form")
+    assert read(host, "form", "/etc/app.conf", "/more/seed") == "mine\nmore 2\n"
+    rollback(host, "form")
+
+    convert(host, "form", "flat")
+    assert direct.inspect(host, "form")["storage"] == "flat" and path.read_text().endswith(own)
+    assert "oci-py-mount" not in path.read_text() and "userxattr" not in path.read_text()
+    # The update made what its image needs: mount points and a directory to work in.
+    found = [line for line in trees.differences(before, flat, without=("mtime",)) if not line.startswith("./srv")]
+    assert not [line for line in found if not line.startswith("./more")], found
+    assert not any((host.lxcpath / "form" / name).exists() for name in ("upper", "work", "overlay"))
+    assert read(host, "form", "/etc/app.conf", "/home/y") == "mine\nx\n"
+    host.start("form")
+    host.stop("form", "-k")
+    assert convert(host, "form", "flat", check=False).returncode == 2
+
+
+def test_a_conversion_needs_the_very_image(root_host: Host, place: Path) -> None:
+    layout = images.write_layout(place / "image", {"x": made("tree", 1)})
+    root_host.create("other", f"oci:{layout}:x", "--storage", "flat")
+    images.write_layout(place / "image", {"x": made("tree", 2)})
+    before = root_host.config("other")
+    direct.check_message(convert(root_host, "other", "layered", check=False), "has another image now")
+    assert root_host.config("other") == before
+    assert read(root_host, "other", "/etc/kept.conf") == "of image 1\n"
+
+
+def test_a_flat_container_below_snapshots_is_left_alone(root_host: Host, registry: Registry) -> None:
+    create(root_host, registry, "below", "tree", "--storage", "flat")
+    root_host.run("lxc-snapshot", "-P", root_host.lxcpath, "-n", "below")
+    direct.check_message(convert(root_host, "below", "layered", check=False), "snapshot")
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------
