@@ -36,7 +36,6 @@ GUEST_TESTS = [
     "tests/vm/guest",
     "tests/lxc/test_create.py::test_a_container_lives",
     "tests/lxc/test_create.py::test_isolation_is_that_of_upstreams_template",
-    "tests/lxc/test_volume_copies.py",
 ]
 HOST_TESTS = ["tests/vm/host"]
 MARKS = "not long"
