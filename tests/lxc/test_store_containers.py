@@ -14,7 +14,13 @@ from tests.support import image as images
 from tests.support import need
 from tests.support.host import Host
 
-CASES = ["root-flat", "root-tree", "root-mounted", "user-flat", "user-tree"]
+CASES = [
+    "root-tree",
+    "user-tree",
+    pytest.param("root-mounted", marks=pytest.mark.long),
+    pytest.param("root-flat", marks=pytest.mark.long),
+    pytest.param("user-flat", marks=pytest.mark.long),
+]
 WAITS = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]
 
 
@@ -106,6 +112,13 @@ def test_a_snapshot_clone_and_an_ephemeral_one(case: tuple[Host, str]) -> None:
     host.lxc("wait", "brief", "-s", "STOPPED", "-t", "60")
     prune(host)
     assert mine(host, "two") == b"mine\n"
+
+
+def test_a_snapshot_clone_of_a_flat_container_needs_it(root_host: Host, urls: dict[str, str]) -> None:
+    root_host.create("one", urls["tar"], "--storage", "flat")
+    root_host.lxc("copy", "one", "-s", "-N", "two")
+    assert root_host.lxc("destroy", "one", check=False).returncode != 0
+    assert root_host.execute("two", "/bin/echo", "ran") == b"ran\n"
 
 
 def test_what_is_moved_and_restored(root_host: Host, urls: dict[str, str], place: Path) -> None:

@@ -68,11 +68,10 @@ def test_u40_a_tree_shows_what_a_flat_container_has(root_host: Host, place: Path
         assert not [name for name in path["xattrs"] if "overlay" in name]
 
 
-@pytest.mark.parametrize("mask", [0o077, 0o000, 0o027])
-def test_the_umask_does_not_matter(root_host: Host, place: Path, mask: int) -> None:
+def test_the_umask_does_not_matter(root_host: Host, place: Path) -> None:
     image = url(place, "image", BASE)
     root_host.create("usual", image)
-    before = os.umask(mask)
+    before = os.umask(0o077)
     try:
         root_host.create("tree", image, "--store", str(place / "other"))
         root_host.create("flat", image, "--storage", "flat")

@@ -72,7 +72,14 @@ def create(host: Host, name: str, url: str, *options: str) -> str:
     return host.create(name, url, *options, "--verbose").stderr.decode()
 
 
-@pytest.mark.parametrize("layers", [(BASE,), (BASE, UPPER), (BASE, UPPER, BASE)], ids=["one", "two", "repeated"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param((BASE,), marks=pytest.mark.long, id="one"),
+        pytest.param((BASE, UPPER), id="two"),
+        pytest.param((BASE, UPPER, BASE), marks=pytest.mark.long, id="repeated"),
+    ],
+)
 def test_it_shows_what_the_other_forms_show(root_host: Host, place: Path, layers: tuple[images.Layer, ...]) -> None:
     url = write(place, "image", *layers)
     assert "storage: index" in create(root_host, "index", url)
@@ -96,7 +103,9 @@ DEPENDENT = {
 }
 
 
-@pytest.mark.parametrize("why", DEPENDENT)
+@pytest.mark.parametrize(
+    "why", [pytest.param(why, marks=[pytest.mark.long] if number else []) for number, why in enumerate(DEPENDENT)]
+)
 def test_u40_a_layer_that_depends_on_those_below_is_not_indexed(root_host: Host, place: Path, why: str) -> None:
     url = write(place, "image", BASE, DEPENDENT[why])
     said = create(root_host, "one", url)
@@ -110,6 +119,7 @@ def test_u40_a_layer_that_depends_on_those_below_is_not_indexed(root_host: Host,
     assert forms.differences(shown["flat"], shown["one"]) == []
 
 
+@pytest.mark.long
 def test_images_share_the_layers_that_they_have_in_common(root_host: Host, place: Path) -> None:
     for number in range(5):
         own = layer(file(f"own-{number}", b"x" * 1000))
@@ -142,6 +152,7 @@ def test_containers_run_write_and_are_copied(root_host: Host) -> None:
     assert root_host.execute("two", "/bin/cat", "/etc/mine") == b"mine\n"
 
 
+@pytest.mark.long
 def test_prune_keeps_what_a_container_uses(root_host: Host) -> None:
     running(root_host)
     root_host.oci("prune", "--force")
@@ -164,7 +175,7 @@ def test_prune_keeps_what_a_container_uses(root_host: Host) -> None:
     assert os.listdir(root_host.store / "images") == []
 
 
-@pytest.mark.parametrize("name", ["layer.tar", "index.erofs"])
+@pytest.mark.parametrize("name", ["layer.tar", pytest.param("index.erofs", marks=pytest.mark.long)])
 def test_f19_what_is_damaged_is_found_and_replaced(root_host: Host, place: Path, name: str) -> None:
     url = write(place, "image", BASE, UPPER)
     create(root_host, "one", url)
@@ -186,6 +197,7 @@ def test_f19_what_is_damaged_is_found_and_replaced(root_host: Host, place: Path,
     assert len(os.listdir(root_host.store / "indexes")) == 2
 
 
+@pytest.mark.long
 def test_f01_a_killed_create_leaves_nothing_half_made(place: Path) -> None:
     made = scenes.scene(place, "index")
     total = made.run(made.creating("counted")).calls
@@ -194,6 +206,7 @@ def test_f01_a_killed_create_leaves_nothing_half_made(place: Path) -> None:
     assert len(set(calls)) > 2
 
 
+@pytest.mark.long
 def test_on_a_file_system_without_files_to_mount_a_tree_is_made(root_host: Host, place: Path) -> None:
     (place / "memory").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", place / "memory"], check=True)

@@ -5,11 +5,11 @@ import pytest
 
 from tests.support import trixie
 
-_SECONDS = 900
+_SECONDS = 1800
 
 
-def _pass(*arguments: str) -> None:
-    argv = ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-rs", "-m", "not long and not box", *arguments]
+def _pass(marks: str, *arguments: str) -> None:
+    argv = ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-rs", "-m", f"not box and {marks}", *arguments]
     done = trixie.run(argv, timeout=_SECONDS)
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
     assert "SKIPPED" not in done.stdout, done.stdout[-3000:]
@@ -17,9 +17,16 @@ def _pass(*arguments: str) -> None:
 
 @pytest.mark.root
 def test_layers_are_indexed_and_containers_run_over_them() -> None:
-    _pass("tests/lxc/test_store_index.py")
+    _pass("not long", "tests/lxc/test_store_index.py")
 
 
 @pytest.mark.root
-def test_a_container_lives() -> None:
-    _pass("tests/lxc/test_create.py", "-k", "lives or shares or liblxc")
+@pytest.mark.long
+def test_the_rest_about_indexes() -> None:
+    _pass("long", "tests/lxc/test_store_index.py")
+
+
+@pytest.mark.root
+@pytest.mark.long
+def test_containers_live_are_copied_and_pruned() -> None:
+    _pass("not long", "tests/lxc/test_store_containers.py", "tests/lxc/test_create.py", "-k", "not isolation")
