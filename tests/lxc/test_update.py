@@ -485,7 +485,8 @@ def test_the_pages_example_does_what_it_says(root_host: Host, registry: Registry
     }
     commands = page_example()
     assert [line.split()[0] for line in commands].count("lxc-oci-py") == 3
-    registry.push("team/shop", "stable", made("tree", 1))
+    # The program ignores SIGTERM, and a minute of waiting for it shows nothing.
+    registry.push("team/shop", "stable", made("tree", 1, {**FIRST, "StopSignal": "SIGKILL"}))
     seen = []
     for line in commands:
         if line.startswith("lxc-start"):
@@ -493,7 +494,7 @@ def test_the_pages_example_does_what_it_says(root_host: Host, registry: Registry
         root_host.run("/bin/bash", "-ec", line, environment=environment)
         if line.startswith("lxc-start") and len(seen) == 1:
             root_host.attach("shop", "/bin/sh", "-c", "echo mine > /etc/app.conf")
-            registry.push("team/shop", "stable", made("tree", 2))
+            registry.push("team/shop", "stable", made("tree", 2, {**SECOND, "StopSignal": "SIGKILL"}))
     assert seen == ["1", "2", "1"]
     assert root_host.attach("shop", "/bin/cat", "/etc/app.conf", "/etc/kept.conf") == b"mine\nof image 1\n"
 
