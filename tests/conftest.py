@@ -2,12 +2,17 @@
 """What every test gets: an environment that is nobody's, and no way to the store or the logins of the real host."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# A shell starts what it puts into the background with these two ignored, and containers would inherit that.
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 try:
     from hypothesis import settings

@@ -330,9 +330,9 @@ def test_a_helper_without_persist_gets_our_overlay(
 
 def peer(name: str) -> Path:
     found = build.find(name)
-    if found is None:
-        need.missing(f"{name} is not built (make peers)")
-    return found
+    if found is None and name == "atomfs":
+        pytest.skip("atomfs is not built: not every module proxy serves it (make peers PEERS=atomfs)")
+    return found or need.missing(f"{name} is not built (make peers)")
 
 
 def test_real_atomfs(root_host: Host, blobs: tuple[Image, dict[Digest, str]]) -> None:

@@ -142,17 +142,27 @@ AS_ROOT = ["tree", "squashfs", "erofs", "squashfs-fuse", "squashfs-verity", "ero
 
 
 def nothing_left(host: Host) -> None:
-    """No mount, loop device or FUSE process of this host's is left."""
-    for path in ("/proc/self/mountinfo", "/proc/1/mountinfo"):
-        assert str(host.directory) not in Path(path).read_text()
-    for device in Path("/sys/block").glob("loop*/loop/backing_file"):
-        assert str(host.directory) not in device.read_text()
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
+    """No mount, loop device or FUSE process of this host's is left.
+
+    The kernel lets loop devices go, and FUSE processes end, a moment after their last mount.
+    """
+    end = time.monotonic() + 60
+    while left := _left(str(host.directory)):
+        assert time.monotonic() < end, left
+        time.sleep(0.05)
+
+
+def _left(directory: str) -> list[str]:
+    left = [path for path in ("/proc/self/mountinfo", "/proc/1/mountinfo") if directory in Path(path).read_text()]
+    for file in (*Path("/sys/block").glob("loop*/loop/backing_file"), *Path("/proc").glob("[0-9]*/cmdline")):
         try:
-            words = process.read_bytes().split(b"\0")
-        except OSError:
+            content = file.read_bytes()
+        except OSError:  # gone while we looked
             continue
-        assert b"fuse" not in words[0] or str(host.directory).encode() not in b" ".join(words)
+        program = content.split(b"\0")[0]
+        if directory.encode() in content and (file.name == "backing_file" or b"fuse" in program):
+            left.append(f"{file}: {content!r}")
+    return left
 
 
 # --- every kind of layer ---------------------------------------------------------------------------------------
