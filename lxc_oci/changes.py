@@ -16,10 +16,11 @@ from lxc_oci.image.config import Image
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.mediatype import LayerKind
 from lxc_oci.kernel.root import Root
+from lxc_oci.layer import attributes
 
 _CHUNK = 1 << 20
 # Written by create for the container, whatever the image has there.
-_OURS = frozenset({b"etc/hostname", b"etc/hosts", b"etc/resolv.conf", MOUNT_POINT.encode()})
+OURS = frozenset({b"etc/hostname", b"etc/hosts", b"etc/resolv.conf", MOUNT_POINT.encode()})
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
 
@@ -133,7 +134,7 @@ def conflicts(upper: Root, before: Root, after: Root) -> Iterator[Conflict]:
             os.close(fd)
         for name in names:
             path = os.path.join(directory, os.fsencode(name))
-            if path in _OURS:
+            if path in OURS:
                 continue
             status, xattrs = _look(upper, path)
             _check(path, xattrs)
@@ -147,15 +148,13 @@ def conflicts(upper: Root, before: Root, after: Root) -> Iterator[Conflict]:
 
 
 def _look(root: Root, path: bytes) -> tuple[os.stat_result, dict[str, bytes]]:
-    """Return what `path` is and its attributes of overlayfs."""
+    """Return what `path` is and its extended attributes."""
     fd = root.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         status = os.fstat(fd)
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             return status, {}
-        name = f"/proc/self/fd/{fd}"
-        keys = [key for key in os.listxattr(name) if key.startswith(_OVERLAY_XATTRS)]
-        return status, {key: os.getxattr(name, key) for key in keys}
+        return status, attributes.every(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
 

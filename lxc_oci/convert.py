@@ -16,9 +16,7 @@ from lxc_oci.container import generation, guestfiles, provenance
 from lxc_oci.container import guest as guests
 from lxc_oci.errors import OciError, RefusedError, UnsupportedError, UsageError
 from lxc_oci.existing import Container
-from lxc_oci.image import reference as references
 from lxc_oci.image.config import Image
-from lxc_oci.image.reference import Reference
 from lxc_oci.kernel import durable, run, userns
 from lxc_oci.kernel.root import Root, remove_tree
 from lxc_oci.limits import Limits
@@ -132,7 +130,7 @@ def _to_layered(
     container: Container, options: SourceOptions, store: Store, limits: Limits, log: Log, progress: Progress
 ) -> None:
     with (
-        acquired(_same_image(container), options, store, limits, log.warn) as found,
+        acquired(existing.same_image(container), options, store, limits, log.warn) as found,
         new_generation(container) as number,
     ):
         if found.image.digest != container.facts.digest:
@@ -161,15 +159,6 @@ def _to_layered(
     bases.discard_emptied(container.directory, generation.directory(number))
     generation.discard(container.directory, [number])
     log.info(f"{container.name} shares its image ({facts.digest}) now")
-
-
-def _same_image(container: Container) -> Reference:
-    """Return a reference of the very image that the container was made from, where there can be one."""
-    facts = container.facts
-    reference = references.parse(facts.reference)
-    if reference.transport != references.DOCKER:
-        return reference
-    return reference._replace(tag="", digest=facts.index_digest or facts.digest)
 
 
 def _synchronize(source: str, target: str, fd: int) -> None:

@@ -12,7 +12,9 @@ from lxc_oci.container.provenance import Provenance
 from lxc_oci.container.running import running
 from lxc_oci.errors import AccessError, RefusedError, UnsupportedError, UsageError
 from lxc_oci.image import platform as platforms
+from lxc_oci.image import reference as references
 from lxc_oci.image.config import Image
+from lxc_oci.image.reference import Reference
 from lxc_oci.kernel import durable
 from lxc_oci.limits import Limits
 from lxc_oci.rootfs.base import Base
@@ -145,3 +147,12 @@ def image_of(container: Container, number: int, limits: Limits) -> Image:
     manifest, config = provenance.documents(container.directory, number)
     wanted = platforms.parse(facts.platform) if facts.platform else None
     return resolve_manifest(manifest, config, wanted, limits, lambda _: None, digest=facts.digest)
+
+
+def same_image(container: Container) -> Reference:
+    """Return a reference of the very image that the container was made from, where there can be one."""
+    facts = container.facts
+    reference = references.parse(facts.reference)
+    if reference.transport != references.DOCKER:
+        return reference
+    return reference._replace(tag="", digest=facts.index_digest or facts.digest)

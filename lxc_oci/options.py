@@ -137,6 +137,17 @@ def command_parser() -> Parser:
     _add_source_options(outdated)
     outdated.add_argument("--json", action="store_true", help="print JSON")
 
+    commit = verbs.add_parser("commit", help="write a container's image and what it wrote as a new image")
+    commit.add_argument("name", metavar="NAME")
+    commit.add_argument("destination", metavar="DEST", help="docker://HOST/NAME[:TAG], oci:DIR[:TAG], oci-archive:FILE")
+    commit.add_argument("--entrypoint", metavar="CMD", help="the new image's entrypoint")
+    commit.add_argument("--cmd", metavar="ARGS", help="its command")
+    commit.add_argument("-e", "--env", metavar="K=V", action="append", default=[], help="set a variable in it")
+    commit.add_argument("--user", metavar="USER[:GROUP]", help="its user")
+    commit.add_argument("--workdir", metavar="DIR", help="its working directory")
+    _add_lxcpath(commit)
+    _add_source_options(commit)
+
     convert = verbs.add_parser("convert", help="let a container share its image, or have all files for itself")
     convert.add_argument("name", metavar="NAME")
     convert.add_argument("--storage", choices=("flat", "layered"), required=True, help="the form that it gets")
@@ -156,7 +167,7 @@ def command_parser() -> Parser:
     mount.add_argument("image", metavar="OCI_DIR:NAME")
     mount.add_argument("mountpoint", metavar="MOUNTPOINT")
 
-    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback, outdated, convert, logs):
+    for verb in (inspect, pull, listing, prune, verify, mount, update, rollback, outdated, commit, convert, logs):
         _add_common_options(verb)
     return parser
 

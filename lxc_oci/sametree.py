@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 
 from lxc_oci.kernel.root import Root
+from lxc_oci.layer import attributes
 
 _CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -65,8 +66,8 @@ def _compare(one: Root, other: Root, path: bytes, links: tuple[_Inodes, _Inodes]
 def _xattrs(fd: int, status: os.stat_result) -> dict[str, bytes]:
     if stat.S_ISLNK(status.st_mode):
         return {}
-    name = f"/proc/self/fd/{fd}"
-    return {key: os.getxattr(name, key) for key in os.listxattr(name) if not key.startswith(_NOT_COMPARED)}
+    found = attributes.every(f"/proc/self/fd/{fd}")
+    return {key: value for key, value in found.items() if not key.startswith(_NOT_COMPARED)}
 
 
 def _same_content(one: Root, other: Root, path: bytes, left: os.stat_result, right: os.stat_result) -> bool:

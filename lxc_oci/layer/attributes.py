@@ -36,6 +36,17 @@ def read(fd: int) -> Xattrs:
     return tuple((name, os.getxattr(fd, name)) for name in names)
 
 
+def every(path: str) -> dict[str, bytes]:
+    """Return all attributes of a file, overlayfs's too; none where the file system has none.  Raises OSError."""
+    try:
+        names = os.listxattr(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return {}
+    return {name: os.getxattr(path, name) for name in names}
+
+
 def inherits(fd: int) -> bool:
     """Return whether new files in the directory `fd` get an access control list from it."""
     try:

@@ -20,7 +20,7 @@ from lxc_oci.source.connection import ConnectionFailed
 from lxc_oci.source.patience import Patience
 from lxc_oci.source.registriesconf import Endpoint
 from lxc_oci.source.token import Tokens
-from lxc_oci.source.transport import Response, Transport
+from lxc_oci.source.transport import Response, Transport, Upload
 from lxc_oci.source.url import Url
 
 _HUB_HOST = "registry-1.docker.io"
@@ -41,7 +41,9 @@ class RegistryEndpoint:
         credentials: Callable[[], Credentials | None],
         limits: Limits,
         sleep: Callable[[float], None] = time.sleep,
+        scope: str = "",
     ) -> None:
+        """`scope` is what tokens are asked for (distribution-spec, "Token Scope"): to pull, where nothing is said."""
         self.place = place
         host, port = urls.split_host(_HUB_HOST if place.host == "docker.io" else place.host, "registry")
         self._host, self._port = host, port
@@ -57,7 +59,7 @@ class RegistryEndpoint:
         self._answered = False
         self._basic = ""
         self._bearer: Mapping[str, str] | None = None
-        self._tokens = Tokens(f"repository:{place.repository}:pull", self._credentials, self._ask, limits)
+        self._tokens = Tokens(scope or f"repository:{place.repository}:pull", self._credentials, self._ask, limits)
 
     def url(self, path: str) -> Url:
         """Return the URL of `path` below /v2/REPOSITORY/."""
@@ -65,19 +67,29 @@ class RegistryEndpoint:
         port = self._port or (443 if scheme == "https" else 80)
         return Url(scheme, self._host, port, f"/v2/{self.place.repository}/{path}")
 
-    def request(self, method: str, path: str, headers: Mapping[str, str], accept: tuple[int, ...] = (200,)) -> Response:
+    def request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        accept: tuple[int, ...] = (200,),
+        *,
+        body: bytes | Upload | None = None,
+        url: Url | None = None,
+    ) -> Response:
         """Return the answer to a request for `path` below /v2/REPOSITORY/, with a status out of `accept`.
 
-        Raises AccessError (not found, login needed), UnavailableError, RefusedError.
+        `url` is where the registry said instead that a `body` goes; such a request is made once, because what came
+        of half of it is not known.  Raises AccessError (not found, login needed), UnavailableError, RefusedError.
         """
         waiting = Patience(self._limits, self._sleep)
         refreshed = False
         while True:
             authorization = self._authorization()
             try:
-                response = self._send(method, path, headers, authorization)
+                response = self._send(method, path, headers, authorization, body, url)
             except ConnectionFailed as error:
-                if error.fresh and not self._answered:
+                if url is not None or (error.fresh and not self._answered):
                     raise
                 waiting.wait(error)
                 continue
@@ -94,18 +106,36 @@ class RegistryEndpoint:
                     continue
                 raise self._unauthorized(authorization is not None)
             failure, after = self._failure(response, path)
-            if isinstance(failure, UnavailableError):
+            if isinstance(failure, UnavailableError) and url is None:
                 waiting.wait(failure, after)
                 continue
             raise failure
 
-    def _send(self, method: str, path: str, headers: Mapping[str, str], authorization: str | None) -> Response:
+    def place_of(self, location: str) -> Url:
+        """Return the URL that an answer of the registry's sends us to with what we upload.  Raises RefusedError."""
+        target = self.url("").join(location)
+        if target.scheme == "http" and not (self.place.insecure and self.url("").scheme == "http"):
+            raise RefusedError(f"{self.place.host} wants the upload at {target.shown}, which is not https")
+        return target
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+        body: bytes | Upload | None,
+        url: Url | None,
+    ) -> Response:
         all_headers = {"User-Agent": f"lxc-oci-py/{__version__}", "Accept-Encoding": "identity", **headers}
         if authorization is not None:
             all_headers["Authorization"] = authorization
         if not self._scheme:
             self._find_scheme(all_headers)
-        return self._follow(method, self.url(path), all_headers, None)
+        target = url or self.url(path)
+        if target.origin != self.url("").origin:
+            all_headers.pop("Authorization", None)
+        return self._follow(method, target, all_headers, body)
 
     def _find_scheme(self, headers: Mapping[str, str]) -> None:
         """Find out whether a registry that was declared insecure speaks TLS.  No other is ever contacted over plain
@@ -142,7 +172,7 @@ class RegistryEndpoint:
                 raise failure
             waiting.wait(failure, after)
 
-    def _follow(self, method: str, url: Url, headers: Mapping[str, str], body: bytes | None) -> Response:
+    def _follow(self, method: str, url: Url, headers: Mapping[str, str], body: bytes | Upload | None) -> Response:
         """Send a request and follow redirects: Authorization stays with the origin it was made for."""
         headers = dict(headers)
         for _ in range(self._limits.redirects + 1):
@@ -165,7 +195,9 @@ class RegistryEndpoint:
             url = target
         raise RefusedError(f"{url.shown}: more than {self._limits.redirects} redirects")
 
-    def _exchange(self, method: str, url: Url, headers: Mapping[str, str], body: bytes | None = None) -> Response:
+    def _exchange(
+        self, method: str, url: Url, headers: Mapping[str, str], body: bytes | Upload | None = None
+    ) -> Response:
         context = None
         if url.scheme == "https":
             context = self._trust.context(url.authority, self._authority, self.place.insecure)

@@ -42,7 +42,7 @@ class Tokens:
     """The tokens of one registry for one repository's scope."""
 
     def __init__(self, scope: str, credentials: Callable[[], Credentials | None], ask: Ask, limits: Limits) -> None:
-        self._scope = scope
+        self._scope = scope  # several are separated by spaces
         self._credentials = credentials
         self._ask = ask
         self._limits = limits
@@ -87,7 +87,9 @@ class Tokens:
                 fields["account"] = credentials.username
                 headers["Authorization"] = credentials.basic()
             separator = "&" if "?" in realm.target else "?"
-            url = Url(realm.scheme, realm.host, realm.port, f"{realm.target}{separator}{urlencode(fields)}")
+            scopes = [("scope", scope) for scope in fields.pop("scope").split()]
+            query = urlencode([*fields.items(), *scopes])
+            url = Url(realm.scheme, realm.host, realm.port, f"{realm.target}{separator}{query}")
             response = self._ask("GET", url, headers, None)
         try:
             if response.status != 200:

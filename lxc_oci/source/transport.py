@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
+from typing import BinaryIO, Protocol
 
 from lxc_oci.errors import RefusedError, UnavailableError
 from lxc_oci.limits import Limits
@@ -97,6 +98,14 @@ class Response:
             self._transport.give_back(self._key, self._connection, False)
 
 
+class Upload(Protocol):
+    """A body that is too large for memory: `length` bytes, read anew by each `open`."""
+
+    @property
+    def length(self) -> int: ...
+    def open(self) -> BinaryIO: ...
+
+
 class Transport:
     """Connections to all hosts.  Safe to use from several threads; each connection belongs to one exchange."""
 
@@ -115,7 +124,7 @@ class Transport:
         headers: Mapping[str, str],
         context: ssl.SSLContext | None,
         *,
-        body: bytes | None = None,
+        body: bytes | Upload | None = None,
         named: bool = True,
     ) -> Response:
         """Send one request and return the answer, its body unread.
@@ -146,7 +155,7 @@ class Transport:
         method: str,
         url: Url,
         headers: Mapping[str, str],
-        body: bytes | None,
+        body: bytes | Upload | None,
     ) -> Response:
         stream = connection.wire.stream
         stream.head()
@@ -159,9 +168,18 @@ class Transport:
                 connection.putheader("Proxy-Authorization", proxy.authorization)
             for name, value in headers.items():
                 connection.putheader(name, value)
-            if body is not None:
+            if isinstance(body, bytes):
                 connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
+                connection.endheaders(body)
+            elif body is not None:
+                connection.putheader("Content-Length", str(body.length))
+                connection.endheaders()
+                with body.open() as file:
+                    while piece := file.read(BUFFER):
+                        connection.send(piece)
+                stream.head()  # the answer's time begins now
+            else:
+                connection.endheaders()
             response = connection.getresponse()
             if stream.failure is not None:
                 raise stream.failure

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Uploading an image to a registry (distribution-spec, "Push"): blobs that it lacks, then the manifest that names them.
+
+The registry itself is meant, never a mirror.  What it has already, in this repository or in another of the same host,
+is not sent.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import BinaryIO, Self
+from urllib.parse import urlencode
+
+from lxc_oci.errors import AccessError, OciError, RefusedError, UnavailableError
+from lxc_oci.image.digest import Digest
+from lxc_oci.image.reference import Reference
+from lxc_oci.limits import Limits
+from lxc_oci.source import registriesconf
+from lxc_oci.source.auth import Credentials, Keyring
+from lxc_oci.source.certs import Trust
+from lxc_oci.source.connection import ConnectionFailed
+from lxc_oci.source.endpoint import RegistryEndpoint
+from lxc_oci.source.open import SourceOptions
+from lxc_oci.source.patience import Patience
+from lxc_oci.source.proxy import Proxies
+from lxc_oci.source.registriesconf import Endpoint
+from lxc_oci.source.transport import Transport
+
+
+class FileBody:
+    """A file as the body of a request; `on_bytes` hears of what was sent."""
+
+    def __init__(self, path: str, on_bytes: Callable[[int], None]) -> None:
+        self._path = path
+        self._on_bytes = on_bytes
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return os.stat(self._path).st_size
+
+    def open(self) -> BinaryIO:
+        """Open the file from its beginning."""
+        return _Counted(self._path, self._on_bytes)  # type: ignore[return-value]
+
+
+class _Counted:
+    def __init__(self, path: str, on_bytes: Callable[[int], None]) -> None:
+        self._file = open(path, "rb")
+        self._on_bytes = on_bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read(self, size: int, /) -> bytes:
+        data = self._file.read(size)
+        self._on_bytes(len(data))
+        return data
+
+
+class Destination:
+    """A repository of a registry that is written to.  A context manager."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        origin: str,
+        options: SourceOptions,
+        limits: Limits,
+        warn: Callable[[str], None],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`origin` is a repository of the same registry that may have the blobs, "" where there is none."""
+        self._reference = reference
+        self._origin = origin if origin != reference.repository else ""
+        self._limits = limits
+        self._sleep = sleep
+        configured = registriesconf.load(os.environ)
+        keyring = Keyring(options.authfile, os.environ, limits, warn, configured.helpers)
+        place = configured.places(reference, options.insecure)[-1]
+        scope = f"repository:{place.repository}:pull,push"
+        if self._origin:
+            scope += f" repository:{self._origin}:pull"
+        self._transport = Transport(limits, Proxies(os.environ))
+        self._endpoint = RegistryEndpoint(
+            place, self._transport, Trust(os.environ), _credentials(options, keyring, place), limits, sleep, scope
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.close()
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether the repository has the blob, mounted from `origin` if that has it.  Raises OciError."""
+        response = self._endpoint.request("HEAD", f"blobs/{digest}", {}, (200, 404))
+        response.drain()
+        if response.status == 200:
+            return True
+        if not self._origin:
+            return False
+        query = urlencode({"mount": digest, "from": self._origin})
+        try:
+            response = self._endpoint.request("POST", f"blobs/uploads/?{query}", {"Content-Length": "0"}, (201, 202))
+        except AccessError:
+            return False  # the other repository is not ours to read
+        location = response.header("Location")
+        response.drain()
+        if response.status == 202 and location:  # an upload was begun instead
+            self._cancel(location)
+        return response.status == 201
+
+    def put_blob(self, digest: Digest, path: str, on_bytes: Callable[[int], None] = lambda count: None) -> None:
+        """Upload the file `path`, whose digest is `digest`.  Raises AccessError, UnavailableError, RefusedError."""
+        waiting = Patience(self._limits, self._sleep)
+        body = FileBody(path, on_bytes)
+        while True:
+            response = self._endpoint.request("POST", "blobs/uploads/", {"Content-Length": "0"}, (202,))
+            location = response.header("Location")
+            response.drain()
+            if not location:
+                raise RefusedError(f"{self._endpoint.place.host} does not say where an upload goes")
+            separator = "&" if "?" in location else "?"
+            url = self._endpoint.place_of(f"{location}{separator}{urlencode({'digest': digest})}")
+            headers = {"Content-Type": "application/octet-stream"}
+            try:
+                done = self._endpoint.request("PUT", f"blobs/{digest}", headers, (201, 204), body=body, url=url)
+            except UnavailableError as error:
+                waiting.wait(error if isinstance(error, ConnectionFailed) else UnavailableError(error.message))
+                continue
+            done.drain()
+            return
+
+    def put_manifest(self, selector: str, media_type: str, raw: bytes, digest: Digest) -> None:
+        """Give `raw`, whose blobs the repository has, the tag or digest `selector`.  Raises OciError."""
+        response = self._endpoint.request(
+            "PUT", f"manifests/{selector}", {"Content-Type": media_type}, (201,), body=raw
+        )
+        announced = response.header("Docker-Content-Digest")
+        response.drain()
+        if announced and announced != digest:
+            raise RefusedError(f"{self._endpoint.place.host} stored {announced:.80} instead of {digest}")
+
+    def _cancel(self, location: str) -> None:
+        try:
+            self._endpoint.request(
+                "DELETE", "blobs/uploads/", {}, (200, 202, 204), url=self._endpoint.place_of(location)
+            ).drain()
+        except OciError:
+            pass  # registries forget what nobody finishes
+
+
+def _credentials(options: SourceOptions, keyring: Keyring, place: Endpoint) -> Callable[[], Credentials | None]:
+    if options.username is not None:
+        given = Credentials(options.username, options.password or "")
+        return lambda: given
+    return lambda: keyring.find(place.host, place.repository)
