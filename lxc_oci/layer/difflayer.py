@@ -96,7 +96,7 @@ def _add(
     opaque = _check_overlay(path, xattrs) if upper else False
     first = links.setdefault((status.st_dev, status.st_ino), path) if kind != stat.S_IFDIR else path
     kept = sorted((os.fsencode(key), value) for key, value in xattrs.items() if attributes.keeps(os.fsencode(key)))
-    name = path + b"/" if kind == stat.S_IFDIR else path
+    name = (path or b".") + b"/" if kind == stat.S_IFDIR else path
     facts = Facts(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns)
     if first != path:
         tar.add(name, tarwriter.HARDLINK, facts, target=first)
@@ -109,7 +109,7 @@ def _add(
         device = (
             (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in (stat.S_IFCHR, stat.S_IFBLK) else (0, 0)
         )
-        tar.add(name or b"./", _KINDS[kind], facts, target=target, device=device, xattrs=kept)
+        tar.add(name, _KINDS[kind], facts, target=target, device=device, xattrs=kept)
     if opaque:
         tar.add(os.path.join(path, _OPAQUE), tarwriter.FILE, _facts(status))
     return status
