@@ -164,7 +164,9 @@ def _to_layered(
 def _synchronize(source: str, target: str, fd: int) -> None:
     """Make `target`, a mounted overlay, what `source` is; only what differs is written."""
     rsync = run.require("rsync", "rsync")
-    argv = [rsync, "-aHAXSx", "--numeric-ids", "--checksum", "--delete", "--", f"{source}/", f"{target}/"]
+    # A window of -1 compares nanoseconds too.
+    argv = [rsync, "-aHAXSx", "--numeric-ids", "--checksum", "--modify-window=-1", "--delete", "--"]
+    argv += [f"{source}/", f"{target}/"]
     result = run.run(argv, timeout=_COPY_SECONDS, pass_fds=(fd,))
     if result.status:
         raise OciError(f"cannot copy what the container has changed: {result.message()}")

@@ -150,7 +150,10 @@ def test_layers_that_cannot_be_had_any_more(root_host: Host, place: Path) -> Non
     assert (unpacked(place, copied) / "etc/kept.conf").read_text() == "of image 1\n"
 
 
-def test_podman_runs_what_was_pushed(root_host: Host, registry: Registry, place: Path) -> None:
+def test_podman_runs_what_was_pushed(
+    root_host: Host, registry: Registry, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(place))  # podman makes files there
     prepare(root_host, registry, "forpodman")
     commit(root_host, "forpodman", f"docker://{registry.host}/commit/podman:x", "--cmd", "")
     store = ["--root", str(place / "podman"), "--runroot", str(place / "run"), "--storage-driver", "vfs"]

@@ -81,7 +81,7 @@ def create(host: Host, registry: Registry, name: str, kind: str, *options: str) 
     if kind == "overlay":  # what is chosen where AppArmor does not let a hook mount
         if launch.INSTALLED:
             pytest.skip("the installed template finds the hook")
-        without = "from lxc_oci.rootfs import choose\nchoose.HOOK = '/nonexistent'\nfrom lxc_oci.__main__"
+        without = "from lxc_oci.rootfs import choose\nchoose.HOOK = '/nonexistent/hook'\nfrom lxc_oci.__main__"
         for path in (Path(host.template), Path(host.command)):
             path.write_text(path.read_text().replace("from lxc_oci.__main__", without))
     host.create(name, url(registry, name), "--insecure", *options)
