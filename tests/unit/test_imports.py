@@ -143,3 +143,9 @@ def test_every_module_has_its_licence_and_its_charter(name: str) -> None:
     assert text.startswith("# SPDX-License-Identifier: LGPL-2.1-or-later\n")
     if not name.endswith("__init__.py"):
         assert ast.get_docstring(tree_of(name)), f"{name} does not say what it is for"
+
+
+def test_no_two_test_modules_share_a_name() -> None:
+    """pytest imports them by their base names, and `make check-long` collects all of them at once."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
