@@ -10,9 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# A shell starts what it puts into the background with these two ignored, and containers would inherit that.
+# A shell starts what it puts into the background with the first two ignored, nohup with the last, and containers would
+# inherit that.
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 try:
     from hypothesis import settings
