@@ -113,8 +113,11 @@ class Layers:
             yield
 
     @contextmanager
-    def files(self) -> Iterator[dict[Digest, str]]:
-        """Give the verified blobs of all layers as files: of the store, or, without one, temporary."""
+    def files(self, *, read: bool = True) -> Iterator[dict[Digest, str]]:
+        """Give the verified blobs of all layers as files: of the store, or, without one, temporary.
+
+        Without `read`, what the store has kept is not verified again: they are only mounted.
+        """
         with ExitStack() as stack:
             directory = ""
             if self._store is None:
@@ -125,7 +128,7 @@ class Layers:
                 total = sum(layer.size for layer in self._image.layers)
                 task = self._progress.task(f"{len(self._image.layers)} blobs", total)
                 files = {
-                    layer.digest: self._fetch(number, layer, task, directory)
+                    layer.digest: self._fetch(number, layer, task, directory, read)
                     for number, layer in enumerate(self._image.layers)
                 }
                 task.done()
@@ -133,13 +136,13 @@ class Layers:
                 files = {}
                 for number, layer in enumerate(self._image.layers):
                     task = self._progress.task(f"layer {number + 1}", layer.size)
-                    files[layer.digest] = self._fetch(number, layer, task, directory)
+                    files[layer.digest] = self._fetch(number, layer, task, directory, read)
                     task.done()
             yield files
 
-    def _fetch(self, number: int, layer: Descriptor, task: Task, directory: str) -> str:
+    def _fetch(self, number: int, layer: Descriptor, task: Task, directory: str, read: bool) -> str:
         if self._store is not None:
-            return blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance)
+            return blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance, read=read)
         path = os.path.join(directory, layer.digest.hex)
         with open(path, "wb") as file, blob(self._source, layer, f"layer {number + 1}") as reader:
             while data := reader.read(1 << 20):

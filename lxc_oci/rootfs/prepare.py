@@ -63,7 +63,7 @@ def prepare(
     from lxc_oci.store import helper as helpers
     from lxc_oci.store import mountplan
 
-    with layers.files() as files:
+    with layers.files(read=False) as files:
         uses = tuple(f"blobs/{directory_name(digest)}" for digest in files)
         userxattr = not userns.current().initial
         if form is Form.HELPER:

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from lxc_oci.errors import NoSpaceError, RefusedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
-from lxc_oci.image.mediatype import layer_kind
+from lxc_oci.image.mediatype import layer_kind, size_may_be_less
 from lxc_oci.kernel import durable
 from lxc_oci.limits import Limits
 from lxc_oci.source.source import Blob, RawReader, Source
-from lxc_oci.store.home import Store, no_space
+from lxc_oci.store.home import Store, no_space, touch
 from lxc_oci.store.images import directory_name
 
 _CHUNK = 1 << 20
@@ -224,9 +224,24 @@ def partial_path(store: Store, digest: Digest) -> str:
     return store.at("partial", directory_name(digest))
 
 
-def fetch(store: Store, source: Source, descriptor: Descriptor, what: str, on_bytes: Callable[[int], None]) -> str:
-    """Return the path of the blob's verified file, fetched if need be.  Raises RefusedError and NoSpaceError."""
+def fetch(
+    store: Store,
+    source: Source,
+    descriptor: Descriptor,
+    what: str,
+    on_bytes: Callable[[int], None],
+    *,
+    read: bool = True,
+) -> str:
+    """Return the path of the blob's verified file, fetched if need be.  Raises RefusedError and NoSpaceError.
+
+    Without `read` a kept blob of the right size is not read again: a mount of it takes no time, whatever its size.
+    """
     path = blob_path(store, descriptor.digest)
+    if not read and _is_whole(path, descriptor):
+        touch(path)
+        on_bytes(descriptor.size)
+        return path
     caching = source if isinstance(source, CachingSource) else CachingSource(store, lambda: source)
     with store.locked("blob-" + directory_name(descriptor.digest)):
         try:
@@ -239,6 +254,14 @@ def fetch(store: Store, source: Source, descriptor: Descriptor, what: str, on_by
             forget(store, descriptor.digest)
             raise
     return path
+
+
+def _is_whole(path: str, descriptor: Descriptor) -> bool:
+    try:
+        size = os.lstat(path).st_size
+    except FileNotFoundError:
+        return False
+    return size == descriptor.size or (size_may_be_less(descriptor.media_type) and 0 < size < descriptor.size)
 
 
 def drop(store: Store, digest: Digest) -> None:

@@ -198,3 +198,23 @@ def test_f03_without_space_for_the_copy_a_read_goes_on_and_a_file_is_refused(
         fetch(store, Memory())
     monkeypatch.undo()
     assert Path(fetch(store, Memory())).read_bytes() == CONTENT
+
+
+def test_what_is_only_mounted_is_not_read_again(store: home.Store) -> None:
+    memory = Memory()
+    path = fetch(store, memory)
+    os.utime(path, (0, 0))
+    os.chmod(path, 0o600)
+    counted: list[int] = []
+    source = blobs.CachingSource(store, lambda: memory)
+    with open(path, "r+b") as file:
+        file.write(b"\xff")  # reading it would tell
+    assert blobs.fetch(store, source, LAYER, "layer 0", counted.append, read=False) == path
+    assert counted == [len(CONTENT)] and memory.opened == [0]
+    assert os.stat(path).st_mtime > 0  # used lately
+    # What has another size is read, refused and forgotten; then it is fetched.
+    os.truncate(path, 1000)
+    with pytest.raises(RefusedError):
+        blobs.fetch(store, source, LAYER, "layer 0", counted.append, read=False)
+    assert blobs.fetch(store, source, LAYER, "layer 0", counted.append, read=False) == path
+    assert Path(path).read_bytes() == CONTENT
