@@ -30,7 +30,7 @@ def layout() -> Iterator[Path]:
         path.chmod(0o755)
         base, upper = (
             images.busybox_rootfs(),
-            images.layer(images.file("etc/upper", "upper\n"), images.whiteout("home")),
+            images.layer(images.directory("etc"), images.file("etc/upper", "upper\n"), images.whiteout("home")),
         )
         made = {"tar": images.Image([base, upper], CONFIG)}
         tree = path / "tree"
