@@ -81,27 +81,17 @@ def test_that_sees_nothing_wrong() -> None:
 def test_a_mount_elsewhere_fails_the_test(stock: str, tmp_path: Path, denials: Watch) -> None:
     """The check itself: a hook mounts outside the container's directory, its test passes, and yet the run fails."""
     hook = Path("/var/lib/lxc/stock/hook")
-    hook.write_text("#!/bin/sh\nmkdir -p /run/elsewhere\nmount -t tmpfs tmpfs /run/elsewhere || true\n")
+    # Not a plain read-write mount: on Debian 12 `mount options=(rw, make-slave) -> **` in lxc-start's profile, meant for
+    # propagation alone, lets those through everywhere (CVE-2016-1585).
+    hook.write_text("#!/bin/sh\nmkdir -p /run/elsewhere\nmount --bind /usr /run/elsewhere || true\n")
     hook.chmod(0o755)
     with open("/var/lib/lxc/stock/config", "a", encoding="ascii") as config:
         config.write(f"lxc.hook.pre-mount = {hook}\n")
     (tmp_path / "test_inner.py").write_text(FORBIDDEN)
-    plain = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        "/dev/null",
-        "--rootdir",
-        str(tmp_path),
-    ]
+    plain = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={tmp_path}"]
     environment = {**os.environ, "PYTHONPATH": str(SUITE)}
-    watched = subprocess.run(
-        [*plain, "-p", "tests.vm.guest.denials", str(tmp_path)], env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, *plain, "-p", "tests.vm.guest.denials", str(tmp_path)]
+    watched = subprocess.run(command, env=environment, capture_output=True, text=True)
     taken = denials.take(operation="mount", name="/run/elsewhere/")
     assert taken and taken[0].fields["profile"] == "/usr/bin/lxc-start"
     assert watched.returncode == 1 and 'apparmor="DENIED"' in watched.stdout, watched.stdout
