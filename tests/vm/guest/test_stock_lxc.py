@@ -81,8 +81,8 @@ def test_that_sees_nothing_wrong() -> None:
 def test_a_mount_elsewhere_fails_the_test(stock: str, tmp_path: Path, denials: Watch) -> None:
     """The check itself: a hook mounts outside the container's directory, its test passes, and yet the run fails."""
     hook = Path("/var/lib/lxc/stock/hook")
-    # Not a plain read-write mount: on Debian 12 `mount options=(rw, make-slave) -> **` in lxc-start's profile, meant for
-    # propagation alone, lets those through everywhere (CVE-2016-1585).
+    # Not a plain read-write mount: in Debian 12 `mount options=(rw, make-slave) -> **` of lxc-start's profile, meant
+    # for propagation alone, lets those through everywhere (CVE-2016-1585).
     hook.write_text("#!/bin/sh\nmkdir -p /run/elsewhere\nmount --bind /usr /run/elsewhere || true\n")
     hook.chmod(0o755)
     with open("/var/lib/lxc/stock/config", "a", encoding="ascii") as config:
