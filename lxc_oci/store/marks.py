@@ -18,7 +18,6 @@ from lxc_oci.store.home import Store
 
 # How parts of the store are named, whatever the path before them: a store may have been moved.
 _PART = re.compile(rb"\b(trees|indexes|blobs|images)/([A-Za-z0-9-]{64,})")
-_GENERATION = re.compile(r"g[0-9]+\Z")
 _MOUNT = "a mount"
 _OURS = "oci-py"  # in a container's directory
 _MAXIMUM = 16 << 20  # bytes of one file that are searched; LXC configurations have a few thousand
