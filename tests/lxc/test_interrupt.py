@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,15 @@ def wait_until_gone(path: object) -> None:
         time.sleep(0.05)
 
 
+def wait_until_kept(host: Host) -> None:
+    """Wait until the store has some of the layer: the registry has sent it a little earlier than that."""
+    kept = Path(host.store, "partial", images.digest(LAYER.blob).replace(":", "-"))
+    end = time.monotonic() + _WAIT
+    while not kept.exists() or not kept.stat().st_size:
+        assert time.monotonic() < end, list(kept.parent.iterdir())
+        time.sleep(0.05)
+
+
 def begin(host: Host, *argv: str) -> "subprocess.Popen[bytes]":
     """Start a program in a process group of its own, as a shell does."""
     return subprocess.Popen(
@@ -97,6 +107,7 @@ def test_a_signal_to_lxc_create_and_all_its_children(
 def test_what_came_before_is_not_fetched_again(root_host: Host, slow: Stalling) -> None:
     process = create(root_host, slow.url)
     assert slow.stalled.wait(_WAIT)
+    wait_until_kept(root_host)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=_WAIT)
     wait_until_gone(root_host.lxcpath / "one")
@@ -122,6 +133,7 @@ def test_a_signal_to_the_template_alone(root_host: Host, slow: Stalling, number:
 def test_a_killed_create_is_cleared_by_the_next(root_host: Host, slow: Stalling) -> None:
     process = create(root_host, slow.url)
     assert slow.stalled.wait(_WAIT)
+    wait_until_kept(root_host)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=_WAIT)
     assert direct.store_leftovers(root_host) != []
