@@ -25,6 +25,7 @@ from lxc_oci.source.url import Url
 
 _HUB_HOST = "registry-1.docker.io"
 _REDIRECTS = (301, 302, 303, 307, 308)
+_SAME_AGAIN = (307, 308)  # with the same body (RFC 9110, 15.4); after the others a client would send none
 _ERROR_BYTES = 64 * 1024
 _SHOWN = 300  # characters of a server's own words
 _LOGIN_HINT = "log in with `podman login {0}` or `skopeo login {0}`, or give --authfile FILE"
@@ -111,9 +112,9 @@ class RegistryEndpoint:
                 continue
             raise failure
 
-    def place_of(self, location: str) -> Url:
-        """Return the URL that an answer of the registry's sends us to with what we upload.  Raises RefusedError."""
-        target = self.url("").join(location)
+    def place_of(self, location: str, answered: Url) -> Url:
+        """Return the URL that the answer of `answered` sends us to with what we upload.  Raises RefusedError."""
+        target = answered.join(location)
         if target.scheme == "http" and not (self.place.insecure and self.url("").scheme == "http"):
             raise RefusedError(f"{self.place.host} wants the upload at {target.shown}, which is not https")
         return target
@@ -135,7 +136,7 @@ class RegistryEndpoint:
         target = url or self.url(path)
         if target.origin != self.url("").origin:
             all_headers.pop("Authorization", None)
-        return self._follow(method, target, all_headers, body)
+        return self._follow(method, target, all_headers, body, resend=True)
 
     def _find_scheme(self, headers: Mapping[str, str]) -> None:
         """Find out whether a registry that was declared insecure speaks TLS.  No other is ever contacted over plain
@@ -172,12 +173,24 @@ class RegistryEndpoint:
                 raise failure
             waiting.wait(failure, after)
 
-    def _follow(self, method: str, url: Url, headers: Mapping[str, str], body: bytes | Upload | None) -> Response:
-        """Send a request and follow redirects: Authorization stays with the origin it was made for."""
+    def _follow(
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        body: bytes | Upload | None,
+        *,
+        resend: bool = False,
+    ) -> Response:
+        """Send a request and follow redirects: Authorization stays with the origin it was made for.
+
+        With `resend` a body goes along, which must be no secret: a token server's is one.
+        """
         headers = dict(headers)
+        follow = _REDIRECTS if body is None else _SAME_AGAIN if resend else ()
         for _ in range(self._limits.redirects + 1):
             response = self._exchange(method, url, headers, body)
-            if response.status not in _REDIRECTS or body is not None:
+            if response.status not in follow:
                 return response
             try:
                 location = response.header("Location")

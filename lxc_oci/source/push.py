@@ -2,7 +2,8 @@
 """Uploading an image to a registry (distribution-spec, "Push"): blobs that it lacks, then the manifest that names them.
 
 The registry itself is meant, never a mirror.  What it has already, in this repository or in another of the same host,
-is not sent.
+is not sent.  As skopeo and podman do, what is sent goes where the registry redirects it by 307 or 308, without the
+registry's credentials.
 """
 
 import os
@@ -26,6 +27,7 @@ from lxc_oci.source.patience import Patience
 from lxc_oci.source.proxy import Proxies
 from lxc_oci.source.registriesconf import Endpoint
 from lxc_oci.source.transport import Transport
+from lxc_oci.source.url import Url
 
 
 class FileBody:
@@ -117,7 +119,7 @@ class Destination:
         location = response.header("Location")
         response.drain()
         if response.status == 202 and location:  # an upload was begun instead
-            self._cancel(location)
+            self._cancel(self._endpoint.place_of(location, response.url))
         return response.status == 201
 
     def put_blob(self, digest: Digest, path: str, on_bytes: Callable[[int], None] = lambda count: None) -> None:
@@ -131,7 +133,7 @@ class Destination:
             if not location:
                 raise RefusedError(f"{self._endpoint.place.host} does not say where an upload goes")
             separator = "&" if "?" in location else "?"
-            url = self._endpoint.place_of(f"{location}{separator}{urlencode({'digest': digest})}")
+            url = self._endpoint.place_of(f"{location}{separator}{urlencode({'digest': digest})}", response.url)
             headers = {"Content-Type": "application/octet-stream"}
             try:
                 done = self._endpoint.request("PUT", f"blobs/{digest}", headers, (201, 204), body=body, url=url)
@@ -151,11 +153,9 @@ class Destination:
         if announced and announced != digest:
             raise RefusedError(f"{self._endpoint.place.host} stored {announced:.80} instead of {digest}")
 
-    def _cancel(self, location: str) -> None:
+    def _cancel(self, url: Url) -> None:
         try:
-            self._endpoint.request(
-                "DELETE", "blobs/uploads/", {}, (200, 202, 204), url=self._endpoint.place_of(location)
-            ).drain()
+            self._endpoint.request("DELETE", "blobs/uploads/", {}, (200, 202, 204), url=url).drain()
         except OciError:
             pass  # registries forget what nobody finishes
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lxc_oci.errors import AccessError, OciError
+from lxc_oci.errors import AccessError, OciError, RefusedError, UnavailableError
 from lxc_oci.image import mediatype
 from lxc_oci.image import reference as references
 from lxc_oci.image.digest import Digest
 from lxc_oci.source.open import SourceOptions
 from lxc_oci.source.push import Destination
 from tests.support import image as images
+from tests.support.faultregistry import Answer, FaultRegistry, FaultServer, Request
 from tests.support.pull import QUICK, Sleeps, pull
 from tests.support.registry import Authority, Registry, serve
 
@@ -92,3 +93,65 @@ def test_a_blob_that_is_not_what_it_is_called_is_refused(plain: Registry, tmp_pa
 def test_a_manifest_without_its_blobs_is_refused(plain: Registry) -> None:
     with destination(plain.host, "push/empty", insecure=True) as to, pytest.raises(OciError):
         to.put_manifest("x", mediatype.OCI_MANIFEST, IMAGE.manifest, Digest(IMAGE.digest))
+
+
+# --- elsewhere -----------------------------------------------------------------------------------------------------
+
+
+class Uploads(FaultRegistry):
+    """A registry that takes what is pushed; `elsewhere` gets the requests whose kind it names, by a redirect."""
+
+    def __init__(self, elsewhere: FaultServer | None = None, kind: str = "", status: int = 307) -> None:
+        super().__init__(login={"me": "secret"} if elsewhere else None)
+        self.faults.append(self._take)
+        self._elsewhere, self._kind, self._status = elsewhere, kind, status
+
+    def _take(self, request: Request) -> Answer | None:
+        if self.login and request.authorization == "":
+            return None  # answered by a challenge
+        kind = "manifest" if "/manifests/" in request.target else request.method
+        if self._elsewhere is not None and kind == self._kind:
+            return Answer(self._status, {"Location": self._elsewhere.url + request.target})
+        if request.method == "POST":
+            return Answer(202, {"Location": f"{request.path}one?state=begun"})  # relative to whoever says so
+        if request.method != "PUT":
+            return None
+        if kind == "manifest":
+            self.put("team/app", "x", mediatype.OCI_MANIFEST, request.body)
+        else:
+            assert request.query["state"] == ["begun"]
+            self.blobs["team/app", request.query["digest"][0]] = request.body
+        return Answer(201)
+
+
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize("kind", ["POST", "PUT", "manifest"])
+def test_what_is_redirected_is_sent_there_without_the_login(tmp_path: Path, kind: str, status: int) -> None:
+    with Uploads() as other, Uploads(other, kind, status) as registry:
+        with destination(registry.host, "team/app", insecure=True, username="me", password="secret") as to:
+            push(to, tmp_path, IMAGE)
+        content = [IMAGE.configuration, *(layer.blob for layer in IMAGE.layers)]
+        manifests = [place.documents.get(("team/app", "x")) for place in (registry, other)]
+        blobs = [sorted(place.blobs.values()) for place in (registry, other)]
+        there = kind == "manifest"
+        assert manifests[there] == (mediatype.OCI_MANIFEST, IMAGE.manifest) and manifests[not there] is None
+        assert blobs[not there] == sorted(content) and blobs[there] == []
+        assert other.requests and not [request for request in other.requests if request.authorization]
+
+
+@pytest.mark.parametrize("kind", ["PUT", "manifest"])
+def test_a_redirect_that_would_lose_the_body_is_not_followed(tmp_path: Path, kind: str) -> None:
+    with Uploads() as other, Uploads(other, kind, 302) as registry:
+        to = destination(registry.host, "team/app", insecure=True, username="me", password="secret")
+        with to, pytest.raises(UnavailableError, match="status 302"):
+            push(to, tmp_path, IMAGE)
+        assert other.requests == []
+
+
+def test_an_upload_is_not_redirected_for_ever(tmp_path: Path) -> None:
+    with Uploads() as registry:
+        registry.faults.insert(
+            0, lambda request: Answer(307, {"Location": request.target}) if request.method == "PUT" else None
+        )
+        with destination(registry.host, "team/app", insecure=True) as to, pytest.raises(RefusedError, match="redirects"):
+            push(to, tmp_path, IMAGE)
