@@ -153,5 +153,6 @@ def test_an_upload_is_not_redirected_for_ever(tmp_path: Path) -> None:
         registry.faults.insert(
             0, lambda request: Answer(307, {"Location": request.target}) if request.method == "PUT" else None
         )
-        with destination(registry.host, "team/app", insecure=True) as to, pytest.raises(RefusedError, match="redirects"):
+        to = destination(registry.host, "team/app", insecure=True)
+        with to, pytest.raises(RefusedError, match="redirects"):
             push(to, tmp_path, IMAGE)
