@@ -17,7 +17,7 @@ from lxc_oci import existing, jsonio
 from lxc_oci.acquire import now
 from lxc_oci.changes import OURS
 from lxc_oci.container import generation
-from lxc_oci.errors import OciError, UnsupportedError, UsageError
+from lxc_oci.errors import OciError, UsageError
 from lxc_oci.existing import Container
 from lxc_oci.image import config as configs
 from lxc_oci.image import digest as digests
@@ -148,6 +148,10 @@ def _originals(
     if container.base.form is Form.FLAT:
         log.info("the container is flat: everything becomes one layer")
         return None
+    helper = container.base.plan.helper if container.base.plan else None
+    if helper is not None and helper.persist:
+        log.info(f"how {helper.program} keeps writes is its own affair: everything becomes one layer")
+        return None
     if image.kind is not LayerKind.TAR:
         log.info(
             f"the image has {image.kind.value} layers, over which no tar layer can be: everything becomes one layer"
@@ -229,12 +233,6 @@ def _compress(tar: str, diff_id: Digest, path: str) -> Layer:
 
 def _difference(container: Container, stage: str, log: Log, progress: Progress) -> Layer:
     """Return what the container wrote as a layer."""
-    plan = container.base.plan
-    if plan is not None and plan.helper is not None and plan.helper.persist:
-        raise UnsupportedError(
-            f"how {plan.helper.program} keeps writes is its own affair, so they cannot be told from the image",
-            f"lxc-oci-py convert {container.name} --storage flat",
-        )
     with Root.at(container.upper) as root:
         return _tar(root, stage, "writes", True, log, progress)
 

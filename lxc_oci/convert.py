@@ -129,6 +129,7 @@ def _check_flat(container: Container) -> None:
 def _to_layered(
     container: Container, options: SourceOptions, store: Store, limits: Limits, log: Log, progress: Progress
 ) -> None:
+    options = options._replace(platform=options.platform or existing.platform_of(container.facts))
     with (
         acquired(existing.same_image(container), options, store, limits, log.warn) as found,
         new_generation(container) as number,
@@ -139,7 +140,16 @@ def _to_layered(
                 "only over its own image can a container be layered",
             )
         directory = generation.directory(number)
-        base = bases.choose_anew(container.directory, found, store, limits, log, progress)
+        base = bases.choose_anew(
+            container.directory,
+            found,
+            store,
+            kernel_mount=container.facts.kernel_mount,
+            require_verity=container.facts.require_verity,
+            limits=limits,
+            log=log,
+            progress=progress,
+        )
         rootfs = os.path.join(container.directory, existing.ROOTFS)
         with ExitStack() as stack:
             root, upper = stack.enter_context(bases.emptied(base, container.directory, directory, limits))

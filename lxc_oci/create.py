@@ -137,6 +137,9 @@ def _record(request: Request, identity: str, found: Acquired, prepared: Prepared
             uses=prepared.uses,
             store=store.path if store else "",
             created=created,
+            wanted_platform=str(request.source.platform or ""),
+            kernel_mount=request.kernel_mount,
+            require_verity=request.require_verity,
         ),
         found.image,
     )

@@ -14,6 +14,7 @@ from lxc_oci.errors import AccessError, RefusedError, UnsupportedError, UsageErr
 from lxc_oci.image import platform as platforms
 from lxc_oci.image import reference as references
 from lxc_oci.image.config import Image
+from lxc_oci.image.platform import Platform
 from lxc_oci.image.reference import Reference
 from lxc_oci.kernel import durable
 from lxc_oci.limits import Limits
@@ -147,6 +148,11 @@ def image_of(container: Container, number: int, limits: Limits) -> Image:
     manifest, config = provenance.documents(container.directory, number)
     wanted = platforms.parse(facts.platform) if facts.platform else None
     return resolve_manifest(manifest, config, wanted, limits, lambda _: None, digest=facts.digest)
+
+
+def platform_of(facts: Provenance) -> Platform | None:
+    """Return the platform to choose of an image that is there for several, None for the host's own."""
+    return platforms.parse(facts.wanted_platform) if facts.wanted_platform else None
 
 
 def same_image(container: Container) -> Reference:

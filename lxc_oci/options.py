@@ -122,7 +122,11 @@ def command_parser() -> Parser:
     update.add_argument("-u", "--url", metavar="URL", help="another image than the recorded one")
     update.add_argument("--dry-run", action="store_true", help="only show what the images say otherwise")
     update.add_argument("--reset", action="store_true", help="drop what the container wrote outside of volumes")
-    update.add_argument("--require-verity", action="store_true", help="refuse an image without dm-verity root hashes")
+    update.add_argument(
+        "--require-verity",
+        action=argparse.BooleanOptionalAction,
+        help="refuse an image without dm-verity root hashes from now on (default: as before)",
+    )
     _add_lxcpath(update)
     _add_source_options(update)
     update.add_argument("--json", action="store_true", help="print JSON")

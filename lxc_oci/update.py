@@ -7,13 +7,12 @@ before the container's configuration, by one rename, names it; whatever stops us
 
 from dataclasses import dataclass
 
-from lxc_oci import changes
-from lxc_oci.acquire import acquired, now
+from lxc_oci import changes, existing
+from lxc_oci.acquire import Acquired, acquired, now
 from lxc_oci.container import generation, provenance
 from lxc_oci.container.provenance import Provenance
-from lxc_oci.errors import AccessError, UsageError
+from lxc_oci.errors import AccessError, RefusedError, UsageError
 from lxc_oci.existing import Container, base_of, image_of, load, locked
-from lxc_oci.image import platform as platforms
 from lxc_oci.image import reference as references
 from lxc_oci.image.config import Image
 from lxc_oci.image.reference import Reference
@@ -23,6 +22,7 @@ from lxc_oci.progress import Progress
 from lxc_oci.rootfs import base as bases
 from lxc_oci.rootfs import overlay
 from lxc_oci.rootfs.base import Base
+from lxc_oci.rootfs.prepare import check_verity
 from lxc_oci.source.open import SourceOptions
 from lxc_oci.store import prune
 from lxc_oci.store.home import Store
@@ -38,7 +38,7 @@ class Request:
     source: SourceOptions
     dry_run: bool = False
     reset: bool = False
-    require_verity: bool = False
+    require_verity: bool | None = None  # None: as before
 
 
 def update(request: Request, store: Store, limits: Limits, log: Log, progress: Progress, show: Show) -> bool:
@@ -50,13 +50,14 @@ def update(request: Request, store: Store, limits: Limits, log: Log, progress: P
     with locked(request.directory, stopped=not request.dry_run), store.in_use():
         container = load(request.directory, store)
         reference = request.reference or references.parse(container.facts.reference)
-        options = request.source
-        if options.platform is None:
-            options = options._replace(platform=_platform(container.facts))
+        options, wanted = _wanted(request, container.facts)
         with acquired(reference, options, store, limits, log.warn) as found:
+            if wanted.require_verity:
+                _check_verity(found)
             old = image_of(container, container.number, limits)
             if found.image.digest == old.digest and not request.reset:
-                _note_reference(container, reference, found.image)
+                if not request.dry_run:
+                    _note(container, wanted, reference, found.image)
                 return False
             report = Report(
                 container.directory,
@@ -76,12 +77,13 @@ def update(request: Request, store: Store, limits: Limits, log: Log, progress: P
                     generation.directory(number),
                     found,
                     store,
-                    require_verity=request.require_verity,
+                    kernel_mount=wanted.kernel_mount,
+                    require_verity=wanted.require_verity,
                     limits=limits,
                     log=log,
                     progress=progress,
                 )
-                facts = _facts(container, found.image, reference, base, store, previous=container.number)
+                facts = _facts(container, wanted, found.image, reference, base, store)
                 switch(container, number, found.image, base, facts, report, store, limits, log, show)
             log.info(f"{container.name} has {reference} ({found.image.digest}) now")
             return True
@@ -117,10 +119,29 @@ def rollback(directory: str, store: Store, limits: Limits, log: Log, show: Show)
         log.info(f"{container.name} has {facts.reference} ({facts.digest}) again")
 
 
+def _wanted(request: Request, facts: Provenance) -> tuple[SourceOptions, Provenance]:
+    """Return how the image is asked for, and `facts` with what the container wants of its images from now on."""
+    options = request.source
+    if options.platform is not None:
+        facts = facts._replace(wanted_platform=str(options.platform))
+    else:
+        options = options._replace(platform=existing.platform_of(facts))
+    if request.require_verity is not None:
+        facts = facts._replace(require_verity=request.require_verity)
+    return options, facts
+
+
+def _check_verity(found: Acquired) -> None:
+    try:
+        check_verity(found)
+    except RefusedError as error:
+        raise RefusedError(error.message, "--no-require-verity takes such an image all the same") from None
+
+
 def _facts(
-    container: Container, image: Image, reference: Reference, base: Base, store: Store, *, previous: int
+    container: Container, wanted: Provenance, image: Image, reference: Reference, base: Base, store: Store
 ) -> Provenance:
-    return Provenance(
+    return wanted._replace(
         identity=provenance.identity(container.directory),
         reference=reference.text,
         digest=image.digest,
@@ -130,16 +151,8 @@ def _facts(
         uses=base.uses,
         store=store.path,
         created=now(),
-        previous=previous,
+        previous=container.number,
     )
-
-
-def _platform(facts: Provenance) -> platforms.Platform | None:
-    """Return the platform that was chosen at create, None where it is the host's own."""
-    if not facts.platform:
-        return None
-    found = platforms.parse(facts.platform)
-    return None if platforms.host().runs(found) else found
 
 
 def _pinned(facts: Provenance) -> str:
@@ -147,9 +160,9 @@ def _pinned(facts: Provenance) -> str:
     return reference._replace(tag="", digest=facts.index_digest or facts.digest).text
 
 
-def _note_reference(container: Container, reference: Reference, image: Image) -> None:
-    """Keep by which name the container has its image, where nothing else has changed: `outdated` asks for it."""
-    facts = container.facts._replace(reference=reference.text, index_digest=image.index_digest)
+def _note(container: Container, wanted: Provenance, reference: Reference, image: Image) -> None:
+    """Keep by which name the container has its image, and what it wants, where nothing else has changed."""
+    facts = wanted._replace(reference=reference.text, index_digest=image.index_digest)
     if facts != container.facts:
         facts = facts._replace(identity=provenance.identity(container.directory))
         provenance.write(container.directory, facts, image, container.number)

@@ -34,6 +34,10 @@ class Provenance(NamedTuple):
     store: str
     created: str  # RFC 3339
     previous: int = 0  # the generation that a rollback goes back to; 0 when there is none
+    # What was asked for, and holds for images to come:
+    wanted_platform: str = ""  # "" for the host's own
+    kernel_mount: bool = True
+    require_verity: bool = False
 
 
 def write(container: str, facts: Provenance, image: Image, number: int = generation.FIRST) -> None:

@@ -63,6 +63,7 @@ def renew(
     found: Acquired,
     store: Store,
     *,
+    kernel_mount: bool,
     require_verity: bool,
     limits: Limits,
     log: Log,
@@ -73,7 +74,7 @@ def renew(
     if require_verity:
         check_verity(found)
     if now.plan is None:
-        _, parts = store_image(Form.OVERLAY, found, store, limits, log, progress)
+        _, parts = store_image(Form.OVERLAY, found, store, limits, log, progress, kernel_mount=kernel_mount)
         return Base(Form.OVERLAY, parts, trees.rootfs(store, os.path.basename(parts[0])))
     if now.plan.helper is not None:
         _, parts = store_image(Form.HELPER, found, store, limits, log, progress)
@@ -81,21 +82,30 @@ def renew(
         files = {layer.digest: blobs.blob_path(store, layer.digest) for layer in found.image.layers}
         helpers.write_layout(container, call, found.image, files)
         return Base(Form.HELPER, parts, plan=replace(now.plan, helper=call))
-    kernel = not any(lower.fuse for lower in now.plan.lowers)
-    wanted = _choice(container, found, store, kernel)
+    wanted = _choice(container, found, store, kernel_mount)
     # A container that our hook mounts keeps it, although LXC's overlay store would be chosen for a new one.
     form = Form.TREE if wanted is Form.OVERLAY else wanted
-    return _by_hook(form, found, store, kernel, require_verity, limits, log, progress)
+    return _by_hook(form, found, store, kernel_mount, require_verity, limits, log, progress)
 
 
-def choose_anew(container: str, found: Acquired, store: Store, limits: Limits, log: Log, progress: Progress) -> Base:
+def choose_anew(
+    container: str,
+    found: Acquired,
+    store: Store,
+    *,
+    kernel_mount: bool,
+    require_verity: bool,
+    limits: Limits,
+    log: Log,
+    progress: Progress,
+) -> Base:
     """Have the image `found` in the store in the form that a new container would take.  Raises UnsupportedError where
     it would be flat, OciError and OSError."""
-    form = _choice(container, found, store, True)
+    form = _choice(container, found, store, kernel_mount)
     if form is Form.OVERLAY:
-        _, parts = store_image(form, found, store, limits, log, progress)
+        _, parts = store_image(form, found, store, limits, log, progress, kernel_mount=kernel_mount)
         return Base(form, parts, trees.rootfs(store, os.path.basename(parts[0])))
-    return _by_hook(form, found, store, True, False, limits, log, progress)
+    return _by_hook(form, found, store, kernel_mount, require_verity, limits, log, progress)
 
 
 def _choice(container: str, found: Acquired, store: Store, kernel: bool) -> Form:
@@ -114,7 +124,7 @@ def _by_hook(
     progress: Progress,
 ) -> Base:
     userxattr = not userns.current().initial
-    form, parts = store_image(wanted, found, store, limits, log, progress)
+    form, parts = store_image(wanted, found, store, limits, log, progress, kernel_mount=kernel)
     if form is Form.MOUNTED:
         plan = mountplan.for_layers(
             found.image.manifest,

@@ -111,12 +111,14 @@ def store_image(
     limits: Limits,
     log: Log,
     progress: Progress,
+    *,
+    kernel_mount: bool = True,
 ) -> tuple[Form, tuple[str, ...]]:
     """Have all of an image in the store, for containers to come; return its form and its parts' names there.
 
     Raises OciError and OSError.
     """
-    layers = Layers(found, store, limits, log, progress)
+    layers = Layers(found, store, limits, log, progress, kernel_mount=kernel_mount)
     if form is Form.INDEX:
         made = _ensure_indexes(found, store, layers, log)
         if made:
