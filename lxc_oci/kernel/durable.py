@@ -7,13 +7,16 @@ Publishing is always: write to a private name, flush, rename, flush the director
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lxc_oci.errors import UnavailableError
+from lxc_oci.kernel import syscalls
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLUSH_SECONDS = 0.2  # between flushes
 
 
 def write_all(fd: int, content: bytes) -> None:
@@ -89,6 +92,36 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def flushed_ahead(path: str) -> Iterator[None]:
+    """Flush the file system of the directory `path` again and again while the context writes to it.
+
+    Whoever flushes it all at the end (syncfs) then waits for little: the disk has worked all the time.  Raises OSError,
+    also for what was written and could not be flushed, which the kernel tells only once.
+    """
+    ended = threading.Event()
+    errors: list[OSError] = []
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def flush() -> None:
+        while not errors and not ended.wait(_FLUSH_SECONDS):
+            try:
+                syscalls.syncfs(fd)
+            except OSError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=flush, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        os.close(fd)
+    if errors:
+        raise errors[0]
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 """The forms that our pre-mount hook mounts at every start: EROFS indexes, the image's own file systems, helpers.
 
 `rootfs` is an empty mount point; the lowers, an overlay and the container's own `upper` are put there by
-hooks/oci-py-mount, here as at a start, so what create tried is what a start does.
+hooks/oci-py-mount, here as at a start, so what create tried is what a start does.  A tree is the exception: create
+makes the same one mount itself, without the time that two more interpreters take.
 """
 
 import os
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from lxc_oci.kernel import durable
 from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
+from lxc_oci.rootfs import overlay
 from lxc_oci.rootfs.choose import HOOK, Form
 from lxc_oci.rootfs.forms import Prepared
 from lxc_oci.store import helper as helpers
@@ -30,6 +32,8 @@ def prepare(form: Form, container: str, identity: str, plan: Plan, uses: tuple[s
     def mount() -> AbstractContextManager[str]:
         if plan.helper is not None:
             return helpers.mounted(container, plan, limits)
+        if form is Form.TREE:
+            return _tree_mounted(container, plan.lowers[0].path)
         return mountplan.attached(container, limits)
 
     return Prepared(form, (("lxc.hook.pre-mount", HOOK),), uses, _opened(mount), plan.own)
@@ -41,6 +45,13 @@ def set_root(container: str, mode: int, uid: int, gid: int, mtime_ns: int) -> No
     os.chown(upper, uid, gid)
     os.chmod(upper, mode)
     os.utime(upper, ns=(mtime_ns, mtime_ns))
+
+
+@contextmanager
+def _tree_mounted(container: str, lower: str) -> Iterator[str]:
+    upper, work, target = (os.path.join(container, name) for name in (mountplan.UPPER, mountplan.WORK, "rootfs"))
+    with overlay.mounted(lower, upper, work, target):
+        yield target
 
 
 def _opened(mount: Callable[[], AbstractContextManager[str]]) -> Callable[[], AbstractContextManager[Root]]:

@@ -8,7 +8,7 @@ only; what LXC will use is proved to work by using it.
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lxc_oci.errors import UnsupportedError
 from lxc_oci.kernel import syscalls, userns
@@ -47,13 +47,25 @@ def mounted(lower: str, upper: str, work: str, target: str) -> Iterator[None]:
 
 
 def mount(lower: str, upper: str, work: str, target: str) -> None:
-    """Mount the overlay at `target`.  Raises UnsupportedError when the kernel refuses."""
-    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    if not userns.current().initial:
-        options += ",userxattr"
-    try:
-        syscalls.mount(b"overlay", os.fsencode(target), b"overlay", 0, os.fsencode(options))
-    except OSError as error:
-        raise UnsupportedError(
-            f"overlayfs cannot be mounted over {upper}: {error.strerror}", "use --storage flat, or another lxcpath"
-        ) from error
+    """Mount the overlay at `target`.  Raises UnsupportedError when the kernel refuses, and OSError."""
+    with ExitStack() as stack:
+        names = [_option(path, stack) for path in (lower, upper, work)]
+        # Nothing in a layer may redirect a look-up to another place of it, or take metadata for data.
+        safe = "redirect_dir=nofollow,metacopy=off" if userns.current().initial else "userxattr"
+        options = "lowerdir={},upperdir={},workdir={},index=off,".format(*names) + safe
+        try:
+            syscalls.mount(b"overlay", os.fsencode(target), b"overlay", 0, os.fsencode(options))
+        except OSError as error:
+            raise UnsupportedError(
+                f"overlayfs cannot be mounted over {upper}: {error.strerror}",
+                "use --storage flat, or another lxcpath",
+            ) from error
+
+
+def _option(path: str, stack: ExitStack) -> str:
+    """Return a name of `path` that mount options can carry, good until `stack` closes."""
+    if not any(char in path for char in ",\\:"):
+        return path
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return f"/proc/self/fd/{fd}"

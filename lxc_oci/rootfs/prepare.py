@@ -23,6 +23,8 @@ from lxc_oci.store.home import Store
 from lxc_oci.store.images import directory_name
 
 if TYPE_CHECKING:
+    from lxc_oci.layer.displaced import Displaced
+    from lxc_oci.layer.record import RecordWriter
     from lxc_oci.store.indexes import Index
 
 
@@ -132,9 +134,12 @@ def store_image(
 
 def _ensure_tree(found: Acquired, store: Store, layers: Layers) -> str:
     """Have the image's tree in the store; return its name."""
-    name = trees.ensure(store, inventory.of_image(found.image), layers.fill)
-    layers.drop_blobs()
-    return name
+
+    def fill(root: Root, first: int, record: "RecordWriter", displaced: "Displaced") -> None:
+        layers.fill(root, first, record, displaced)
+        layers.drop_blobs()  # before the tree is flushed, or they would be too
+
+    return trees.ensure(store, inventory.of_image(found.image), fill)
 
 
 def _ensure_indexes(found: Acquired, store: Store, layers: Layers, log: Log) -> list["Index"]:

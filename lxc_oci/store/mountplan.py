@@ -16,7 +16,7 @@ from lxc_oci import jsonio
 from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UnsupportedError
 from lxc_oci.image.manifest import Manifest
 from lxc_oci.image.mediatype import LayerKind, layer_kind
-from lxc_oci.kernel import durable, run
+from lxc_oci.kernel import durable, run, syscalls
 from lxc_oci.layer import verity
 from lxc_oci.layer.verity import Verity
 from lxc_oci.limits import Limits
@@ -197,11 +197,20 @@ def attached(container: str, limits: Limits, *, hook: str = HOOK, directory: str
         yield target
     except BaseException:
         try:
-            _call(hook, "detach", container, limits, *place)
-        except OciError:
+            _detach(hook, container, limits, *place)
+        except (OciError, OSError):
             pass  # the first error is the one that counts
         raise
-    _call(hook, "detach", container, limits, *place)
+    _detach(hook, container, limits, *place)
+
+
+def _detach(hook: str, container: str, limits: Limits, *place: str) -> None:
+    """Unmount the rootfs: where a helper has a part in it, by the hook, who asks the helper; else it is one mount."""
+    plan = load(container, *place)
+    if plan is None or plan.helper is not None:
+        _call(hook, "detach", container, limits, *place)
+    else:
+        syscalls.umount2(os.fsencode(os.path.join(container, "rootfs")))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from lxc_oci import jsonio
 from lxc_oci.errors import OciError, RefusedError
 from lxc_oci.image.digest import Digest
+from lxc_oci.kernel import durable
 from lxc_oci.kernel.root import Root, remove_tree
 from lxc_oci.store import prefixes
 from lxc_oci.store.home import Store, touch
@@ -167,7 +168,8 @@ def _apply(store: Store, base: tuple[str, int] | None, layers: Sequence[Digest],
         writer = RecordWriter(file)
         before = os.umask(0)
         try:
-            fill(root, base[1] if base else 0, writer, Displaced(aside.fd))
+            with durable.flushed_ahead(staged):
+                fill(root, base[1] if base else 0, writer, Displaced(aside.fd))
         finally:
             os.umask(before)
         facts = TreeFacts(tuple(layers), lower.size + writer.size, lower.shared, lower.entries + writer.entries)
