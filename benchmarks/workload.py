@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support import image as images
 from tests.support import registry as registries
+from tests.support import trixie
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lxc-oci-py" / "bench"
 CONFIG = {"Entrypoint": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}
@@ -140,3 +141,45 @@ def registry(place: Path, layouts: dict[str, Path]) -> Iterator[str]:
                 check=True,
             )
         yield made.host
+
+
+# $1 is the tree, $2 the file system that both sides see.  pivot_root, because LXC pivots again.
+_ENTER = r"""
+set -eu
+cd "$1"
+for name in proc sys dev; do mount --rbind "/$name" "$name"; done
+for name in run tmp; do mount -t tmpfs none "$name"; done
+mkdir -p ".$2" .old
+mount --bind "$2" ".$2"
+pivot_root . .old
+umount -l /.old
+echo entered
+exec sleep infinity
+"""
+
+
+@contextmanager
+def debian_13(place: Path, packages: Path) -> Iterator[list[str]]:
+    """A Debian 13 with our package in it, whose writes go to `place`; yields what to put before a command."""
+    root, upper, work = (place / f"debian-13{suffix}" for suffix in ("", ".upper", ".work"))
+    for path in (root, upper, work):
+        path.mkdir()
+    options = f"lowerdir={trixie.tree()},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
+    try:
+        (package,) = packages.glob("lxc-oci-py_*_all.deb")
+        copy = root / package.name
+        copy.write_bytes(package.read_bytes())
+        subprocess.run(["chroot", root, "dpkg", "-i", f"/{package.name}"], check=True, stdout=subprocess.DEVNULL)
+        copy.unlink()
+        enter = ["unshare", "-m", "--propagation", "private", "sh", "-c", _ENTER, "sh", root, place]
+        with subprocess.Popen(enter, stdout=subprocess.PIPE) as sleeper:
+            try:
+                assert sleeper.stdout is not None
+                if sleeper.stdout.readline() != b"entered\n":
+                    sys.exit("the Debian 13 tree cannot be entered")
+                yield ["nsenter", f"--target={sleeper.pid}", "--mount", "--root", "--wd", "--"]
+            finally:
+                sleeper.kill()
+    finally:
+        subprocess.run(["umount", root], check=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lxc_oci import jsonio
 from lxc_oci.errors import OciError, RefusedError
 from lxc_oci.image.digest import Digest
-from lxc_oci.kernel import run
+from lxc_oci.kernel import durable, run
 from lxc_oci.layer.pipeline import TarLayer
 from lxc_oci.layer.save import save_tar_layer
 from lxc_oci.limits import Limits
@@ -86,10 +86,11 @@ def make(store: Store, layer: TarLayer, limits: Limits, warn: Callable[[str], No
             tar = os.open(os.path.join(staged, TAR), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             index = os.open(os.path.join(staged, INDEX), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                saved = save_tar_layer(layer, tar, limits, warn)
-                if not saved.self_contained:
-                    return None, saved.dependence
-                reason = _index(tar, index, limits)
+                with durable.flushed_ahead(staged):
+                    saved = save_tar_layer(layer, tar, limits, warn)
+                    if not saved.self_contained:
+                        return None, saved.dependence
+                    reason = _index(tar, index, limits)
                 if reason:
                     return None, reason
                 with open(index, "rb", closefd=False) as file:
