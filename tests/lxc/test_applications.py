@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import bridge, debian
+from tests.support import bridge, debian, direct
 from tests.support import host as hosts
 from tests.support import image as images
 from tests.support.bridge import Network, wait_for
@@ -15,6 +15,7 @@ from tests.support.launch import CHECKOUT, INSTALLED
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOOKS = "/usr/share/lxc/hooks"
+COMMAND = ["-c", "listen_addresses=*", "-c", "unix_socket_directories=/tmp"]  # of PostgreSQL
 CONFIGS = {
     "nginx": {
         "Entrypoint": ["nginx", "-g", "daemon off; error_log /dev/stderr notice;"],
@@ -23,7 +24,7 @@ CONFIGS = {
     },
     "postgres": {
         "Entrypoint": ["/usr/local/pgsql/postgres", "-D", "/pgdata"],
-        "Cmd": ["-c", "listen_addresses=*", "-c", "unix_socket_directories=/tmp"],
+        "Cmd": COMMAND,
         "User": "postgres",
         "Volumes": {"/pgdata": {}},
         "StopSignal": "SIGINT",
@@ -44,14 +45,31 @@ CONFIGS = {
 }
 
 
+# Later images: the application, what changes of its configuration, and what lies in a second layer.
+REVISIONS = {
+    "nginx-2": (
+        "nginx",
+        {},
+        {
+            "etc/nginx/nginx.conf": "events {}\nhttp { add_header Configured image; server { root /var/www/html; } }\n",
+            "var/www/html/index.nginx-debian.html": "the second page\n",
+        },
+    ),
+    "postgres-2": ("postgres", {"Cmd": [*COMMAND, "-c", "work_mem=12MB"]}, {"etc/revision": "2\n"}),
+    "postgres-3": ("postgres", {"Cmd": [*COMMAND, "-c", "work_mem=13MB"]}, {"etc/revision": "3\n"}),
+}
+
+
 @pytest.fixture(scope="module")
 def layout(layouts: Path) -> Path:
-    """One OCI layout with an image for each application; all have the same layer."""
+    """One OCI layout with the images of each application; all have the same first layer."""
     layer = images.layer(debian.applications().read_bytes(), compression="")
     path = layouts / "applications"
-    images.write_layout(
-        path, {name: images.Image([layer], {"Env": [PATH], **config}) for name, config in CONFIGS.items()}
-    )
+    made = {name: images.Image([layer], {"Env": [PATH], **config}) for name, config in CONFIGS.items()}
+    for name, (of, change, files) in REVISIONS.items():
+        second = images.layer(*(images.file(file, content) for file, content in files.items()))
+        made[name] = images.Image([layer, second], {**(made[of].config or {}), **change})
+    images.write_layout(path, made)
     return path
 
 
@@ -95,7 +113,11 @@ def log(host: Host, name: str) -> str:
 
 
 def http(net: Network, url: str) -> bytes:
-    program = "import sys, urllib.request as r; sys.stdout.buffer.write(r.urlopen(sys.argv[1], timeout=20).read())"
+    """The headers and the body of what a server answers."""
+    program = (
+        "import sys, urllib.request as r; answer = r.urlopen(sys.argv[1], timeout=20);"
+        "sys.stdout.buffer.write(bytes(answer.headers) + answer.read())"
+    )
     return net.run("/usr/bin/python3", "-IS", "-c", program, url, check=False).stdout
 
 
@@ -109,23 +131,81 @@ def test_nginx(host: Host, net: Network, layout: Path) -> None:
         assert "gracefully shutting down" in log(host, "nginx"), "SIGQUIT lets nginx finish its answers"
 
 
+def update(host: Host, layout: Path, name: str, to: str) -> str:
+    return host.oci("update", name, "-P", str(host.lxcpath), "--url", f"oci:{layout}:{to}").stdout.decode()
+
+
+def answer(host: Host, net: Network, name: str) -> bytes:
+    """What nginx in a container answers."""
+    host.start(name)
+    url = f"http://{address(host, name)}/"
+    wait_for(lambda: http(net, url), "nginx to answer")
+    found = http(net, url)
+    host.stop(name, "-t", "60")
+    return found
+
+
+def test_nginx_is_updated_below_its_users_configuration(host: Host, net: Network, layout: Path) -> None:
+    host.create("nginx", f"oci:{layout}:nginx")
+    change = "sed -i 's/^http {/http { add_header Configured user;/' /etc/nginx/nginx.conf"
+    host.execute("nginx", "sh", "-c", change)
+    host.lxc("copy", "nginx", "-N", "copy")
+    host.lxc("snapshot", "nginx")
+    said = update(host, layout, "nginx", "nginx-2").splitlines()
+    assert [line.split()[-9] for line in said if "the new image's differs" in line] == ["/etc/nginx/nginx.conf"]
+    host.lxc("snapshot", "nginx")
+    found = answer(host, net, "nginx")
+    assert b"Configured: user" in found and found.endswith(b"\nthe second page\n")
+    found = answer(host, net, "copy")
+    assert b"Configured: user" in found and b"Welcome to nginx" in found
+    for snapshot, page in (("snap0", b"Welcome to nginx"), ("snap1", b"the second page")):
+        host.lxc("snapshot", "nginx", "-r", snapshot)
+        found = answer(host, net, "nginx")
+        assert b"Configured: user" in found and page in found
+
+
+def sql(host: Host, text: str) -> str:
+    psql = ("/usr/local/pgsql/psql", "-h", "127.0.0.1", "-U", "postgres", "-tAc", text)
+    return host.lxc("attach", "postgres", "--", *psql, check=False).stdout.decode().strip()
+
+
 def test_postgres(host: Host, net: Network, layout: Path) -> None:
     host.create("postgres", f"oci:{layout}:postgres")
-
-    def sql(text: str) -> str:
-        psql = ("/usr/local/pgsql/psql", "-h", "127.0.0.1", "-U", "postgres", "-tAc", text)
-        return host.lxc("attach", "postgres", "--", *psql, check=False).stdout.decode().strip()
-
     host.start("postgres")
-    wait_for(lambda: sql("SELECT 6*7") == "42", "PostgreSQL to answer")
-    sql("CREATE TABLE kept AS SELECT 'data' AS value")
+    wait_for(lambda: sql(host, "SELECT 6*7") == "42", "PostgreSQL to answer")
+    sql(host, "CREATE TABLE kept AS SELECT 'data' AS value")
     host.stop("postgres", "-t", "60")
     assert "database system is shut down" in log(host, "postgres")
     host.start("postgres")
-    wait_for(lambda: sql("SELECT value FROM kept") == "data", "the data after the start")
+    wait_for(lambda: sql(host, "SELECT value FROM kept") == "data", "the data after the start")
     assert "not properly shut down" not in log(host, "postgres")
     assert (host.lxcpath / "postgres/oci-py/volumes/pgdata/PG_VERSION").exists()
     host.stop("postgres", "-t", "60")
+
+
+def test_postgres_keeps_its_data_through_updates(host: Host, net: Network, layout: Path) -> None:
+    host.create("postgres", f"oci:{layout}:postgres")
+    # Each image's own setting of work_mem shows whose command runs; the volume has one table, the rootfs the other.
+    for number, memory in enumerate(("4MB", "12MB", "13MB", "12MB")):
+        host.start("postgres")
+        wait_for(lambda memory=memory: sql(host, "SHOW work_mem") == memory, "PostgreSQL of that image")
+        if number == 0:
+            host.attach("postgres", "install", "-d", "-o", "postgres", "-m", "700", "/srv/space")
+            sql(host, "CREATE TABLESPACE aside LOCATION '/srv/space'")
+            sql(host, "CREATE TABLE inside (step int)")
+            sql(host, "CREATE TABLE outside (step int) TABLESPACE aside")
+        for table in ("inside", "outside"):
+            assert sql(host, f"SELECT string_agg(step::text, '') FROM {table}") == "012"[:number]
+            sql(host, f"INSERT INTO {table} VALUES ({number})")
+        host.stop("postgres", "-t", "60")
+        said = log(host, "postgres")
+        assert "database system is shut down" in said and "not properly shut down" not in said
+        if number < 2:
+            update(host, layout, "postgres", f"postgres-{number + 2}")
+        elif number == 2:
+            host.oci("rollback", "postgres", "-P", str(host.lxcpath))
+    assert list((direct.upper(host, "postgres") / "srv/space").iterdir())
+    assert (host.lxcpath / "postgres/oci-py/volumes/pgdata/PG_VERSION").exists()
 
 
 def use_redis(host: Host, layout: Path) -> None:
@@ -158,7 +238,7 @@ def test_a_program_as_a_plain_user(host: Host, net: Network, layout: Path) -> No
     host.create("web", f"oci:{layout}:web")
     host.start("web")
     url = f"http://{address(host, 'web')}:8000/"
-    wait_for(lambda: http(net, url) == b"hello from the application\n", "the application to answer")
+    wait_for(lambda: http(net, url).endswith(b"\nhello from the application\n"), "the application to answer")
     assert host.attach("web", "stat", "-c", "%u:%g", "/proc/1").strip() == b"1000:1000"
     assert "GET / HTTP/1.1" in log(host, "web")
     # Python has no handler for SIGTERM, and the kernel does not let a signal without one end a process 1.
@@ -168,4 +248,6 @@ def test_a_program_as_a_plain_user(host: Host, net: Network, layout: Path) -> No
 def test_one_tree_for_all(host: Host, layout: Path, shared_store: Path) -> None:
     for name in CONFIGS:
         host.create(name, f"oci:{layout}:{name}")
-    assert len(list((shared_store / "trees").iterdir()) + list((shared_store / "indexes").iterdir())) == 1
+    assert len({tuple(direct.inspect(host, name)["parts"]) for name in CONFIGS}) == 1
+    parts = [*(shared_store / "trees").iterdir(), *(shared_store / "indexes").iterdir()]
+    assert len(parts) <= 1 + len(REVISIONS)
