@@ -136,9 +136,10 @@ def _check_ids(text: bytes, store: Store) -> None:
             for ours, here in maps
         ):
             return
-    raise UnsupportedError(
-        "the container's id map is not the one of whoever runs this", "run it as the user that made the container"
-    )
+    hint = "run it as the user that made the container"
+    if store.idmap.initial:
+        hint += "; one that root made with an id map shares nothing with its image, and is made anew with its volumes"
+    raise UnsupportedError("the container's id map is not the one of whoever runs this", hint)
 
 
 def image_of(container: Container, number: int, limits: Limits) -> Image:

@@ -77,6 +77,8 @@ def switch(
         reset = report.dropped is not None
         emptied = ""
         with ExitStack() as mounts:
+            if not reset and (before is None or after is None):
+                log.info("how a mount helper shows images is its own affair: changed files are kept and not listed")
             if reset:
                 root, emptied = mounts.enter_context(bases.emptied(base, container.directory, directory, limits))
             else:

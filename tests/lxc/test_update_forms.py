@@ -140,6 +140,19 @@ def test_updated_committed_and_rolled_back(
     assert direct.store_leftovers(root_host) == []
 
 
+def test_layers_of_another_kind(root_host: Host, registry: Registry) -> None:
+    prepare(root_host, registry, "tree")
+    for kind, form in (("mounted", "mounted"), ("tree", "tree")):
+        registry.push("update/one", "latest", made(kind, 2))
+        update(root_host, "one")
+        assert direct.inspect(root_host, "one")["storage"] == form
+        check(root_host, "one", 2)
+    for form in ("mounted", "tree"):
+        rollback(root_host, "one")
+        assert direct.inspect(root_host, "one")["storage"] == form
+    check(root_host, "one", 1)
+
+
 def test_what_a_helper_keeps_cannot_be_dropped_but_converted(root_host: Host, registry: Registry) -> None:
     prepare(root_host, registry, "persisting")
     registry.push("update/one", "latest", made("persisting", 2))
@@ -147,7 +160,7 @@ def test_what_a_helper_keeps_cannot_be_dropped_but_converted(root_host: Host, re
     said = update(root_host, "one", "--reset", check=False)
     assert "cannot drop them" in said and root_host.config("one") == before
     check(root_host, "one", 1)
-    update(root_host, "one")
+    assert "changed files are kept and not listed" in update(root_host, "one")
     root_host.oci("convert", "one", "--storage", "flat", "-P", str(root_host.lxcpath))
     left = {path.name for path in (root_host.lxcpath / "one").iterdir()}
     assert not left & {"helper", "oci", "upper", "work"}
