@@ -3,7 +3,7 @@
 
 Where ours is another, DIFFERENT says why.  What is read is compared with what those suites expect: names and the
 checksums of contents as Go's reader_test.go has them, for CPython's archive what its tarfile says.  Debian:
-golang-1.19-src or newer (golang-src), libpython3.11-testsuite or newer (libpython3-testsuite).
+golang-1.19-src or newer (golang-src), libpython3.11-testsuite or the one of the Python that is there.
 """
 
 import ast
@@ -167,7 +167,7 @@ def test_go_archives_stay_inside_when_they_are_unpacked(tmp_path: Path, tried: C
 def test_python_s_archive_has_python_s_members(tried: Callable[[int], None]) -> None:
     """Member by member, each cut out as an archive of its own: one that we refuse does not hide the others."""
     if not PYTHON:
-        need.missing("CPython's tests are not installed (Debian: libpython3.11-testsuite, libpython3-testsuite)")
+        need.missing("CPython's tests are not installed (Debian: libpython3.11-testsuite, libpython3.13-testsuite)")
     raw = PYTHON[-1].read_bytes()
     kinds_of = {
         tarfile.DIRTYPE: kinds.DIRECTORY,
@@ -206,6 +206,6 @@ def test_python_s_recursion_is_refused() -> None:
     """CVE-2019-20907: an extended record of length 0, which was read for ever."""
     found = [path.parent / "recursion.tar" for path in PYTHON if (path.parent / "recursion.tar").exists()]
     if not found:
-        need.missing("CPython's tests are not installed (Debian: libpython3.11-testsuite, libpython3-testsuite)")
+        need.missing("CPython's tests are not installed (Debian: libpython3.11-testsuite, libpython3.13-testsuite)")
     with pytest.raises(RefusedError):
         read(found[-1].read_bytes())
