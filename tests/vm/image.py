@@ -4,7 +4,7 @@
 
 The disk holds Debian's own kernel, systemd, AppArmor and LXC, what our packages depend on and recommend (so that
 apt can install them inside without a network), and what the tests need.  Nothing of ours is in it but the agent
-(agent.py) that takes the host's commands.  Booting it is box.py's business.
+(agent.py) that takes the host's commands, and an OCI image of a Debian with systemd.  Booting it is box.py's business.
 
 An image is a directory ``RELEASE-KEY`` with ``disk.raw``, ``vmlinuz``, ``initrd`` and ``packages``; KEY is a hash of
 this file, the agent and the host's apt options, so a changed package list makes a new image.
@@ -26,6 +26,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.support import image as oci
 
 HERE = Path(__file__).resolve().parent
 AGENT = HERE / "agent.py"
@@ -49,11 +51,22 @@ PACKAGES = [
     # What tests build images with and look with.
     *("python3-pytest", "busybox-static", "squashfs-tools", "cryptsetup-bin", "btrfs-progs", "docker-registry"),
     *("umoci", "jq", "attr", "acl", "strace", "openssl", "xz-utils", "dmsetup", "e2fsprogs"),
+    # What debian/tests/control depends on, and what autopkgtest needs to hand in packages.
+    *("apt-utils", "man-db", "python3-hypothesis"),
 ]
 PACKAGES_OF: dict[str, list[str]] = {
     "bookworm": [],  # python3-orjson and python3-isal are not in this release: they come with our packages
     "trixie": ["python3-orjson", "python3-isal", "erofsfuse"],
 }
+
+# An OCI image that boots, without what no test reads: it is unpacked under emulation.
+SYSTEM_IMAGE = "/srv/images/system"  # a layout; its tag is latest
+SYSTEM_PACKAGES = ["systemd-sysv", "dbus"]
+SYSTEM_LEFT_OUT = """
+cd "$1"
+rm -rf usr/share/doc usr/share/locale usr/share/man usr/share/zoneinfo usr/share/i18n usr/share/perl \
+    usr/lib/*/gconv usr/lib/*/perl usr/lib/*/libperl* usr/lib/*/perl-base/unicore var/cache/* var/log/*
+"""
 
 # Only the modules that find the root disk: a small initrd is seconds of boot time without KVM.
 INITRD_MODULES = ["virtio_pci", "virtio_blk", "ext4"]
@@ -94,6 +107,22 @@ WantedBy=multi-user.target
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200 - $TERM
 """,
+    # Where Debian's autopkgtest finds its root shell (the console it takes for booted is ttyS0's).
+    "/etc/systemd/system/autopkgtest.service": """\
+[Unit]
+ConditionPathExists=/dev/hvc1
+
+[Service]
+ExecStart=/bin/sh
+StandardInput=tty-fail
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/hvc1
+SendSIGHUP=yes
+
+[Install]
+WantedBy=multi-user.target
+""",
     "/etc/lxc/lxc-usernet": f"{USER} veth lxcbr0 10\n",
     f"/home/{USER}/.config/lxc/default.conf": """\
 lxc.include = /etc/lxc/default.conf
@@ -118,7 +147,7 @@ chroot "$tree" chown -R {USER}: /home/{USER}
 chmod 0711 "$tree/home/{USER}"
 chroot "$tree" passwd --quiet --delete root
 install -D -m 0644 /dev/null "$tree/var/lib/systemd/linger/{USER}"
-systemctl --quiet --root="$tree" enable box-agent.service
+systemctl --quiet --root="$tree" enable box-agent.service autopkgtest.service
 systemctl --quiet --root="$tree" mask {" ".join(MASKED)}
 : >"$tree/etc/machine-id" # empty: a new one each time, but no "first boot", which enables every service
 """
@@ -208,6 +237,24 @@ def _install_files(stage: Path) -> str:
     return _hook('cp -RT --no-preserve=ownership "$2" "$1"', str(stage))
 
 
+def _make_system_image(release: str, mirror: str, options: list[str], work: Path) -> Path:
+    """An OCI layout of a Debian whose entrypoint is systemd."""
+    tar = work / "system.tar"
+    argv = [
+        *("mmdebstrap", "--quiet", "--variant=essential", "--format=tar", "--architectures=amd64"),
+        *(f"--aptopt={option}" for option in [*options, 'Apt::Install-Recommends "false"']),
+        f"--customize-hook={SYSTEM_LEFT_OUT}",
+        f"--include={','.join(SYSTEM_PACKAGES)}",
+        *(release, str(tar), _sources(release, mirror)),
+    ]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    layer = oci.layer(tar.read_bytes(), compression="zstd")
+    tar.unlink()
+    layout = work / "system"
+    oci.write_layout(layout, {"latest": oci.Image([layer], {"Entrypoint": ["/sbin/init"]})})
+    return layout
+
+
 def _mmdebstrap(release: str, mirror: str, options: list[str], stage: Path, out: Path) -> None:
     modules = _hook(
         'mkdir -p "$1/etc/initramfs-tools/conf.d"; echo MODULES=list >"$1/etc/initramfs-tools/conf.d/box"; '
@@ -270,6 +317,9 @@ def build(release: str, *, rebuild: bool = False) -> Image:
             stage, out = Path(work, "stage"), Path(work, "image")
             stage.mkdir()
             out.mkdir()
+            system = stage / SYSTEM_IMAGE.lstrip("/")
+            system.parent.mkdir(parents=True)
+            _make_system_image(release, mirror, options, Path(work)).rename(system)
             _mmdebstrap(release, mirror, options, stage, out)
             if final.is_dir():
                 final.rename(Path(work, "old"))

@@ -10,27 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.vm.guest.denials import Watch
+from tests.vm.guest.login import USER, as_user
 
 pytestmark = pytest.mark.box
 
 SUITE = Path(__file__).resolve().parents[3]
 TEMPLATE = str(Path(__file__).resolve().with_name("lxc-tiny"))
-USER = "user"
 
 
 def run(*argv: str) -> str:
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}"
     return done.stdout
-
-
-def as_user(*argv: str) -> list[str]:
-    """A command as after a login of the user, whose systemd (she lingers) hands out control groups."""
-    home, runtime = f"/home/{USER}", f"/run/user/{os.stat(f'/home/{USER}').st_uid}"
-    # -i: pytest sets COLUMNS, with which the ps in lxc-unpriv-start cuts off the line that it looks for.
-    environment = [f"HOME={home}", f"USER={USER}", f"XDG_RUNTIME_DIR={runtime}", f"PATH={os.environ['PATH']}"]
-    bus = f"DBUS_SESSION_BUS_ADDRESS=unix:path={runtime}/bus"
-    return ["runuser", "-u", USER, "--", "env", "-i", "-C", home, *environment, bus, *argv]
 
 
 @pytest.fixture

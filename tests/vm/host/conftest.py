@@ -23,6 +23,26 @@ def box(request: pytest.FixtureRequest) -> Iterator[Box]:
         yield made
 
 
+# Two layers of which the upper needs some time to be unpacked.
+_IMAGE = """
+from pathlib import Path
+from tests.support import image
+if not Path("/srv/images/host").exists():
+    files = [image.file(f"etc/file{number}", str(number) * 5000) for number in range(300)]
+    config = {"Entrypoint": ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"], "Env": ["PATH=/bin"]}
+    made = image.busybox_image(config, image.layer(image.directory("etc"), *files))
+    image.write_layout(Path("/srv/images/host"), {"latest": made})
+"""
+
+
+@pytest.fixture
+def image(box: Box) -> str:
+    """The URL of an image in the box."""
+    box.check(["python3", "-c", _IMAGE], directory=SUITE)
+    box.check("sync")
+    return "oci:/srv/images/host:latest"
+
+
 @pytest.fixture(autouse=True)
 def _nothing_denied(box: Box) -> Iterator[None]:
     """AppArmor refused nothing in any of the boots of the test; and the box is on for the next one."""

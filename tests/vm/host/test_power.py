@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a reboot and a loss of power leave."""
+"""What a reboot and a loss of power leave: containers start again, and nothing half-made is ever used."""
 
-from collections.abc import Iterator
+import random
+import time
 
 import pytest
 
@@ -9,33 +10,59 @@ from tests.vm.box import SUITE, Box, BoxError
 
 pytestmark = pytest.mark.box
 
-
-@pytest.fixture
-def autostarted(box: Box) -> Iterator[str]:
-    """A stock container that LXC starts at boot."""
-    box.check(["lxc-create", "-n", "auto", "-t", f"{SUITE}/tests/vm/guest/lxc-tiny"])
-    box.check("echo lxc.start.auto = 1 >>/var/lib/lxc/auto/config")
-    yield "auto"
-    box.check(["lxc-destroy", "-f", "-n", "auto"])
+CREATE = "lxc-create -n {name} -t oci-py -- --url {url}"
+CONFIGURE = "echo lxc.start.auto = 1 >>/var/lib/lxc/{name}/config"
+DESTROY = "lxc-destroy -f -n {name}"
+MOMENTS = 15  # of a create, in each release
 
 
-def test_container_is_started_after_a_reboot(box: Box, autostarted: str) -> None:
+def test_containers_start_after_a_reboot(box: Box, image: str) -> None:
+    """Those that run when the machine goes down, and are to start with it: LXC's own and ours."""
     before = box.check(["cat", "/proc/sys/kernel/random/boot_id"])
-    box.check("echo kept >/var/lib/lxc/auto/rootfs/root/note")
+    box.check(["lxc-create", "-n", "stock", "-t", f"{SUITE}/tests/vm/guest/lxc-tiny"])
+    box.check(CREATE.format(name="kept", url=image))
+    for name in ("stock", "kept"):
+        box.check(CONFIGURE.format(name=name))
+        box.check(["lxc-start", "-n", name])
+        box.check(["lxc-wait", "-n", name, "-s", "RUNNING", "-t", "60"])
+        box.check(["lxc-attach", "-n", name, "--", "/bin/sh", "-c", "echo mine > /mine"])
     box.reboot()
     assert box.check(["cat", "/proc/sys/kernel/random/boot_id"]) != before
-    box.check(["lxc-wait", "-n", autostarted, "-s", "RUNNING", "-t", "60"])
-    assert box.check(["lxc-attach", "-n", autostarted, "--", "cat", "/root/note"]) == "kept\n"
+    for name in ("stock", "kept"):
+        box.check(["lxc-wait", "-n", name, "-s", "RUNNING", "-t", "60"])
+        assert box.check(["lxc-attach", "-n", name, "--", "cat", "/mine"]) == "mine\n"
+        box.check(DESTROY.format(name=name))
 
 
-def test_power_cut_keeps_what_was_flushed_and_nothing_runs_on(box: Box) -> None:
-    """The tool of power-loss tests: it does lose what was not flushed, and does keep what was."""
-    script = """
-        echo flushed >/root/flushed; sync /root/flushed
-        echo not flushed >/root/unflushed
-        echo now; exec sleep 1000
-    """
-    writer = box.start(script)
+def cut_power_in_a_create(box: Box, url: str, moment: float) -> None:
+    """Cut the power *moment* seconds into a create; then boot, and find the next create, verify and a start well."""
+    box.check(f"{DESTROY.format(name='cut')} 2>/dev/null; rm -rf /var/lib/lxc/cut; lxc-oci-py prune; sync")
+    # The kernel writes out what it likes at moments of its own; this makes it do so in the middle.
+    flush = f"(sleep {moment / 2:.2f}; sync) &"
+    writer = box.start(f"echo now; {flush} {CREATE.format(name='cut', url=url)}; echo made; exec sleep 1000")
+    writer.wait_for("now")
+    end = time.monotonic() + moment
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(left)  # the one wait that is for a time: the moment of the cut
+    box.power_cut()
+    box.boot()
+    box.check("rm -rf /var/lib/lxc/cut")
+    box.check(CREATE.format(name="cut", url=url))
+    assert box.check(["lxc-oci-py", "verify"]) == ""
+    assert box.check(["ls", "/var/lib/lxc-oci-py/staging"]) == ""
+    assert len(box.check(["lxc-execute", "-n", "cut", "--", "/bin/cat", "/etc/file299"])) == 15000
+
+
+def test_power_cut_in_a_create(box: Box, image: str) -> None:
+    cut_power_in_a_create(box, image, 2)
+    box.check(DESTROY.format(name="cut"))
+
+
+@pytest.mark.long
+def test_power_cut_loses_what_was_not_flushed(box: Box) -> None:
+    """The tool of these tests: and it keeps what was flushed, and nothing runs on."""
+    box.check("echo flushed >/root/flushed; sync /root/flushed")
+    writer = box.start("echo not flushed >/root/unflushed; echo now; exec sleep 1000")
     writer.wait_for("now")
     box.power_cut()
     with pytest.raises(BoxError, match="went down"):
@@ -47,3 +74,15 @@ def test_power_cut_keeps_what_was_flushed_and_nothing_runs_on(box: Box) -> None:
     assert box.run(["cat", "/root/unflushed"]).output != "not flushed\n"
     assert "recovery complete" in box.check(["journalctl", "-b", "-k", "--no-pager"])
     box.check("rm -f /root/flushed /root/unflushed")
+
+
+@pytest.mark.long
+def test_power_cuts_all_over_a_create(box: Box, image: str) -> None:
+    """At moments spread over a create, and a little behind its end."""
+    began = time.monotonic()
+    box.check(CREATE.format(name="cut", url=image))
+    length = time.monotonic() - began
+    chance = random.Random(MOMENTS)
+    for number in range(MOMENTS):
+        cut_power_in_a_create(box, image, length * 1.2 * (number + chance.random()) / MOMENTS)
+    box.check(DESTROY.format(name="cut"))

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""make check-autopkgtest: Debian's own autopkgtest runs debian/tests against our packages in each Debian.
+
+    python3 -m tests.vm.autopkgtest [RELEASE ...] [-- OPTION ...]
+
+Its QEMU server boots our image, where a root shell waits on the console that it looks at.  What it leaves is in
+.cache/vm/autopkgtest-RELEASE.  OPTIONs are autopkgtest's own: --test-name=life, --shell-fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from tests.vm import image
+from tests.vm.box import CORES, KERNEL_ARGUMENTS, MEMORY_MIB, PROJECT
+from tests.vm.prepare import packages_for
+from tests.vm.run import RESULTS
+
+# Without the agent's port its service would wait for it.
+ARGUMENTS = [*KERNEL_ARGUMENTS, "systemd.mask=box-agent.service"]
+
+# autopkgtest asks for KVM where there is a /dev/kvm, working or not, and gives options as one string of words.
+QEMU = """\
+#!/bin/bash
+options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    -enable-kvm) ;;
+    -cpu) shift ;;
+    *) options+=("$1") ;;
+    esac
+    shift
+done
+exec qemu-system-x86_64 -accel tcg,thread=multi -kernel {kernel} -initrd {initrd} -append '{arguments}' "${{options[@]}}"
+"""
+
+
+def source_tree(directory: Path) -> Path:
+    """What a Debian source package of this checkout has, with what is not committed."""
+    tree = directory / "source"
+    tree.mkdir()
+    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], stdout=subprocess.PIPE, check=True)
+    names = b"\0".join(name for name in listed.stdout.split(b"\0") if name and os.path.lexists(name))
+    packed = subprocess.run(["tar", "-c", "--null", "-T", "-"], input=names, stdout=subprocess.PIPE, check=True)
+    subprocess.run(["tar", "-x", "-C", tree], input=packed.stdout, check=True)
+    return tree
+
+
+def check(release: str, options: list[str]) -> bool:
+    """Run debian/tests in one release; autopkgtest tells of each test on standard output."""
+    made = image.build(release)
+    results = RESULTS / f"autopkgtest-{release}"
+    with image.locked(made.directory, fcntl.LOCK_SH), tempfile.TemporaryDirectory(prefix="autopkgtest-") as work:
+        qemu = Path(work, "qemu")
+        qemu.write_text(QEMU.format(kernel=made.kernel, initrd=made.initrd, arguments=" ".join(ARGUMENTS)))
+        qemu.chmod(0o755)
+        subprocess.run(["rm", "-rf", results], check=True)
+        argv = [
+            *("autopkgtest", "--no-built-binaries", f"--output-dir={results}", "--timeout-factor=2", *options),
+            *map(str, packages_for(release)),
+            *(str(source_tree(Path(work))), "--", "qemu", f"--qemu-command={qemu}", "--timeout-reboot=300"),
+            *(f"--cpus={CORES}", f"--ram-size={MEMORY_MIB}", str(made.disk)),
+        ]
+        done = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert done.stdout is not None
+        for line in done.stdout:
+            print(f"{release:>8} | {line}", end="", flush=True)
+        status = done.wait()
+    summary = results / "summary"
+    print(f"{release}: status {status}\n{summary.read_text() if summary.exists() else ''}", end="", flush=True)
+    return status == 0
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.vm.autopkgtest", description=__doc__.partition("\n")[0])
+    parser.add_argument("releases", nargs="*", metavar="RELEASE", help=f"of {', '.join(image.RELEASES)}")
+    own, _, options = (
+        (argv, "", []) if "--" not in argv else (argv[: argv.index("--")], "", argv[argv.index("--") + 1 :])
+    )
+    releases = parser.parse_args(own).releases or list(image.RELEASES)
+    if not set(releases) <= set(image.RELEASES):
+        parser.error(f"there are {', '.join(image.RELEASES)}")
+    os.chdir(PROJECT)
+    for release in releases:
+        image.build(release)
+    well: dict[str, bool] = {}
+
+    def run(release: str) -> None:
+        well[release] = check(release, options)
+
+    threads = [threading.Thread(target=run, args=(release,)) for release in releases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 0 if all(well.get(release) for release in releases) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
