@@ -3,18 +3,20 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from lxc_oci.__main__ import command
 from tests.lxc.test_update import made, read, rollback, updating, version_of
 from tests.support import direct, kill
 from tests.support import host as hosts
 from tests.support import image as images
 from tests.support.faultregistry import Answer, Fault, FaultRegistry, Request, serve_blob
 from tests.support.host import Host
+from tests.support.scene import spread
 
 QUICK = {"LXC_OCI_PY_LIMITS": "retries=1 idle_timeout=2"}
 NEW = made("tree", 2)
@@ -119,3 +121,64 @@ def test_f03_on_a_full_disk_the_container_keeps_an_image(place: Path, kind: str)
                 host.oci("prune", "--force")
             assert version_of(host, "one") == 1
         assert statuses[0] == 6 and statuses[-1] == 0
+
+
+# --- killed --------------------------------------------------------------------------------------------------------
+
+
+def _run(host: Host, *argv: str) -> Callable[[], int]:
+    """The body of a command, for tests.support.kill."""
+    verb, *rest = argv
+    return lambda: command([verb, "one", "-P", str(host.lxcpath), "--store", str(host.store), "--quiet", *rest])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["tree", "mounted"])
+def test_f01_a_killed_reset_leaves_the_old_image_or_the_new(root_host: Host, place: Path, kind: str) -> None:
+    for version in (1, 2):
+        images.write_layout(place / f"image{version}", {"x": made(kind, version)})
+    root_host.create("one", f"oci:{place}/image1:x")
+    update = _run(root_host, "update", "--reset", "--url", f"oci:{place}/image2:x")
+    total = kill.at(0, update, place / "output").calls
+    for number in spread(total, 40):
+        while version_of(root_host, "one") == 2:  # twice after a kill at the very end
+            rollback(root_host, "one")
+        root_host.execute("one", "/bin/sh", "-c", "echo mine > /etc/app.conf; echo kept > /data/kept")
+        kill.at(number, update, place / "output")
+        seen = read(root_host, "one", "/etc/app.conf", "/data/kept")
+        version = version_of(root_host, "one")
+        assert seen in ("mine\nkept\n", f"of image {version}\nkept\n"), number
+        assert version == 2 or seen.startswith("mine"), number
+        assert kill.at(0, update, place / "output").status == 0
+        assert read(root_host, "one", "/etc/app.conf", "/data/kept", "/etc/hostname") == "of image 2\nkept\none\n"
+    root_host.oci("prune", "--force")
+    assert direct.store_leftovers(root_host) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["tree", "mounted"])
+@pytest.mark.parametrize("storage", ["flat", "layered"])
+def test_f01_a_killed_conversion_leaves_one_form(root_host: Host, place: Path, kind: str, storage: str) -> None:
+    images.write_layout(place / "image1", {"x": made(kind, 1)})
+    root_host.create("one", f"oci:{place}/image1:x")
+    root_host.execute("one", "/bin/sh", "-c", "echo mine > /etc/app.conf; rm /etc/removed.conf; echo kept > /data/kept")
+    other = "flat" if storage == "layered" else "layered"
+    if other == "flat":
+        root_host.oci("convert", "one", "--storage", other, "-P", str(root_host.lxcpath))
+    convert = _run(root_host, "convert", "--storage", storage)
+    back = ("convert", "one", "--storage", other, "-P", str(root_host.lxcpath))
+    total = kill.at(0, convert, place / "output").calls
+    for number in spread(total, 40):
+        root_host.oci(*back)
+        outcome = kill.at(number, convert, place / "output")
+        form = direct.inspect(root_host, "one")["storage"]
+        assert form in ("flat", kind), (number, outcome)
+        for _ in range(2):
+            assert read(root_host, "one", "/etc/app.conf", "/etc/kept.conf", "/data/kept") == "mine\nof image 1\nkept\n"
+            assert root_host.execute("one", "/bin/sh", "-c", "ls -d /etc/removed.conf || true") == b"", number
+            if (form == "flat") == (storage == "flat"):
+                break
+            assert kill.at(0, convert, place / "output").status == 0
+            form = "flat" if storage == "flat" else kind
+    root_host.oci("prune", "--force")
+    assert direct.store_leftovers(root_host) == []
