@@ -38,7 +38,8 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-exec qemu-system-x86_64 -accel tcg,thread=multi -kernel {kernel} -initrd {initrd} -append '{arguments}' "${{options[@]}}"
+exec qemu-system-x86_64 -accel tcg,thread=multi \\
+    -kernel {kernel} -initrd {initrd} -append '{arguments}' "${{options[@]}}"
 """
 
 

@@ -77,7 +77,7 @@ def test_a_mount_elsewhere_fails_the_test(stock: str, tmp_path: Path, denials: W
     hook.write_text("#!/bin/sh\nmkdir -p /run/elsewhere\nmount --bind /usr /run/elsewhere || true\n")
     hook.chmod(0o755)
     with open("/var/lib/lxc/stock/config", "a", encoding="ascii") as config:
-        config.write(f"lxc.hook.pre-mount = {hook}\n")
+        config.write(f"lxc.hook.pre-mount = {hook}\nlxc.apparmor.profile = lxc-container-default-cgns\n")
     (tmp_path / "test_inner.py").write_text(FORBIDDEN)
     plain = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={tmp_path}"]
     environment = {**os.environ, "PYTHONPATH": str(SUITE)}

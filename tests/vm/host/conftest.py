@@ -23,6 +23,9 @@ def box(request: pytest.FixtureRequest) -> Iterator[Box]:
         yield made
 
 
+# Confined by the profile that is loaded at boot: a generated one is compiled at each start and stop.
+_CONFIGURATION = b"lxc.net.0.type = empty\nlxc.apparmor.profile = lxc-container-default-cgns\n"
+
 # Two layers of which the upper needs some time to be unpacked.
 _IMAGE = """
 from pathlib import Path
@@ -41,6 +44,13 @@ def image(box: Box) -> str:
     box.check(["python3", "-c", _IMAGE], directory=SUITE)
     box.check("sync")
     return "oci:/srv/images/host:latest"
+
+
+@pytest.fixture
+def configuration(box: Box) -> str:
+    """What `lxc-create -f` gets for containers that start quickly."""
+    box.put("/srv/quick.conf", _CONFIGURATION)
+    return "/srv/quick.conf"
 
 
 @pytest.fixture(autouse=True)

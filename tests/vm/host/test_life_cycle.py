@@ -46,11 +46,11 @@ def previous(box: Box) -> Iterator[str]:
         yield f"{DEBS}/{made.name}"
 
 
-def test_containers_outlive_the_package(box: Box, image: str, previous: str) -> None:
+def test_containers_outlive_the_package(box: Box, image: str, configuration: str, previous: str) -> None:
     current = f"{DEBS}/{packages_for(box.release)[0].name}"
     box.check(["dpkg", "--install", previous])
     assert PREVIOUS in box.check(["lxc-oci-py", "--version"])
-    box.check(["lxc-create", "-n", "kept", "-t", "oci-py", "--", "--url", image])
+    box.check(["lxc-create", "-n", "kept", "-f", configuration, "-t", "oci-py", "--", "--url", image])
     box.check(["lxc-create", "-n", "hers", "-t", "oci-py", "--", "--url", image], user="user")
     box.check(["lxc-start", "-n", "kept"])
     box.check(["lxc-unpriv-start", "-n", "hers"], user="user")
