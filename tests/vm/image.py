@@ -243,7 +243,7 @@ def _make_system_image(release: str, mirror: str, options: list[str], work: Path
     argv = [
         *("mmdebstrap", "--quiet", "--variant=essential", "--format=tar", "--architectures=amd64"),
         *(f"--aptopt={option}" for option in [*options, 'Apt::Install-Recommends "false"']),
-        f"--customize-hook={SYSTEM_LEFT_OUT}",
+        f"--customize-hook={_hook(SYSTEM_LEFT_OUT)}",
         f"--include={','.join(SYSTEM_PACKAGES)}",
         *(release, str(tar), _sources(release, mirror)),
     ]
