@@ -5,12 +5,13 @@ It is the mount that LXC makes at start (same lower, upper and work directory), 
 only; what LXC will use is proved to work by using it.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from lxc_oci.errors import UnsupportedError
+from lxc_oci.errors import NoSpaceError, UnsupportedError
 from lxc_oci.kernel import syscalls, userns
 
 _CLONE_NEWNS = 0x00020000
@@ -38,16 +39,18 @@ def copy_root_attributes(lower: str, upper: str) -> None:
 
 @contextmanager
 def mounted(lower: str, upper: str, work: str, target: str) -> Iterator[None]:
-    """Mount the overlay at `target` for the time of the context.  Raises UnsupportedError when the kernel refuses."""
-    mount(lower, upper, work, target)
+    """Mount the overlay at `target` for the time of the context.  Raises as `mount` does."""
+    before = os.stat(target).st_dev
     try:
+        mount(lower, upper, work, target)
         yield
     finally:
-        syscalls.umount2(os.fsencode(target))
+        if os.stat(target).st_dev != before:  # a signal may end us just when it is mounted
+            syscalls.umount2(os.fsencode(target))
 
 
 def mount(lower: str, upper: str, work: str, target: str) -> None:
-    """Mount the overlay at `target`.  Raises UnsupportedError when the kernel refuses, and OSError."""
+    """Mount the overlay at `target`.  Raises UnsupportedError when the kernel refuses, NoSpaceError and OSError."""
     with ExitStack() as stack:
         names = [_option(path, stack) for path in (lower, upper, work)]
         # Nothing in a layer may redirect a look-up to another place of it, or take metadata for data.
@@ -56,6 +59,11 @@ def mount(lower: str, upper: str, work: str, target: str) -> None:
         try:
             syscalls.mount(b"overlay", os.fsencode(target), b"overlay", 0, os.fsencode(options))
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpaceError(
+                    f"no space left for an overlay over {upper}",
+                    "free space or inodes on the file system, then try again",
+                ) from error
             raise UnsupportedError(
                 f"overlayfs cannot be mounted over {upper}: {error.strerror}",
                 "use --storage flat, or another lxcpath",

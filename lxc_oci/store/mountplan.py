@@ -192,14 +192,14 @@ def attached(container: str, limits: Limits, *, hook: str = HOOK, directory: str
     """
     target = os.path.join(container, "rootfs")
     place = () if directory == DIRECTORY else (directory,)
-    _call(hook, "attach", container, limits, *place)
     try:
+        _call(hook, "attach", container, limits, *place)
         yield target
     except BaseException:
         try:
             _detach(hook, container, limits, *place)
         except (OciError, OSError):
-            pass  # the first error is the one that counts
+            pass  # the first error is the one that counts; nothing may be mounted
         raise
     _detach(hook, container, limits, *place)
 
