@@ -23,8 +23,8 @@ from tests.vm.box import CORES, KERNEL_ARGUMENTS, MEMORY_MIB, PROJECT
 from tests.vm.prepare import packages_for
 from tests.vm.run import RESULTS
 
-# Without the agent's port its service would wait for it.
-ARGUMENTS = [*KERNEL_ARGUMENTS, "systemd.mask=box-agent.service"]
+# Without the agent's port its service would wait for it; autopkgtest gives the first 9p mount ten seconds.
+ARGUMENTS = [*KERNEL_ARGUMENTS, "systemd.mask=box-agent.service", "modules_load=9p,9pnet_virtio"]
 
 # autopkgtest asks for KVM where there is a /dev/kvm, working or not, and gives options as one string of words.
 QEMU = """\
