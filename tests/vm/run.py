@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,11 @@ def check(release: str, options: argparse.Namespace) -> bool:
             _keep_journal(box, results)
     tallies = [Tally.of(results / f"{place}.xml") for place in ("guest", "host") if getattr(options, place)]
     passed, failed, skipped = (sum(counts) for counts in zip(*tallies, strict=True)) if tallies else (0, 0, 0)
-    told = f"{release}: {passed} passed, {failed} failed, {skipped} skipped in {time.monotonic() - began:.0f} s"
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = (
+        f"{release}: {passed} passed, {failed} failed, {skipped} skipped in {time.monotonic() - began:.0f} s"
+        f" ({used.ru_utime + used.ru_stime:.0f} s of processor time)"
+    )
     shown = [f"  {line}" for line in facts.splitlines() if line.split()[0] in ("kernel", "LXC", "AppArmor")]
     (results / SUMMARY).write_text("\n".join([told, *shown, ""]))
     # Status 5, nothing selected, is what a narrow selection gives in one of the two places.
