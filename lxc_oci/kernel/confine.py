@@ -85,6 +85,8 @@ def _answer(fd: int, work: Callable[[], Any]) -> None:
     except OSError as error:
         name = f": {os.fsdecode(error.filename)}" if error.filename else ""
         result = {"error": ["OciError", f"{error.strerror}{name}", ""]}
+    except Exception as error:
+        result = {"error": ["OciError", f"internal error: {type(error).__name__}: {error}", "please report this"]}
     data = json.dumps(result).encode()
     while data:
         data = data[os.write(fd, data) :]

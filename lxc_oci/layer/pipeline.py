@@ -92,19 +92,19 @@ def _apply(unpacker: Unpacker, stream: Reader, limits: Limits, warn: Warn) -> No
         for entry, data in TarReader(stream, limits, warn):
             add(entry, data)
     except RefusedError as error:
-        raise _cause(stream, error) from None
+        raise cause(stream, error) from None
     unpacker.end_layer()
 
 
-def _cause(reader: Reader, error: RefusedError) -> RefusedError:
+def cause(reader: Reader, error: RefusedError) -> RefusedError:
     """Return what `reader` has to say at its verified end, if it is bad: bytes that are not the image's are the
     cause of whatever was found in them.  Else `error`."""
     left = _VERDICT_BYTES
     try:
         while left > 0 and (piece := reader.read(CHUNK)):
             left -= len(piece)
-    except RefusedError as cause:
-        return cause
+    except RefusedError as damage:
+        return damage
     return error
 
 
@@ -218,7 +218,7 @@ class Stream:
             except RefusedError as error:
                 if blob.failed:
                     raise
-                raise _cause(blob, error) from None
+                raise cause(blob, error) from None
             pipe.put(b"")
         except BaseException as error:
             pipe.fail(error)

@@ -17,7 +17,7 @@ from lxc_oci.layer import entry as kinds
 from lxc_oci.layer.entry import Entry
 from lxc_oci.layer.inflate import Reader
 from lxc_oci.layer.objects import failure, shown
-from lxc_oci.layer.pipeline import Stream, TarLayer
+from lxc_oci.layer.pipeline import Stream, TarLayer, cause
 from lxc_oci.layer.tarstream import TarReader
 from lxc_oci.limits import Limits
 
@@ -45,8 +45,11 @@ def save_tar_layer(layer: TarLayer, fd: int, limits: Limits, warn: Callable[[str
     judge = _Judge(limits)
     with Stream(layer, limits, warn) as stream:
         copy = _Copy(stream, fd)
-        for entry, _ in TarReader(copy, limits, warn):
-            judge.add(entry)
+        try:
+            for entry, _ in TarReader(copy, limits, warn):
+                judge.add(entry)
+        except RefusedError as error:
+            raise cause(stream, error) from None
     return SavedLayer(copy.size, judge.entries, judge.dependence, judge.root)
 
 

@@ -69,26 +69,25 @@ class Layers:
         kind = self._image.kind
         # Only in tar layers do names that begin with `.wh.` mean anything.
         overlay_whiteouts = kind is not LayerKind.TAR
-        try:
-            if first == len(inventory.of_image(self._image)):
-                return  # the store had all of them
-            with Unpacker(
+        if first == len(inventory.of_image(self._image)):
+            return  # the store had all of them
+        with (
+            self._damaged_forgotten(),
+            Unpacker(
                 root,
                 self._limits,
                 self._log.warn,
                 record=record,
                 overlay_whiteouts=overlay_whiteouts,
                 displaced=displaced,
-            ) as unpacker:
-                if kind is LayerKind.TAR:
-                    self._apply_tar(unpacker, first)
-                elif kind is LayerKind.PUZZLEFS:
-                    self._apply_puzzlefs(unpacker)
-                else:
-                    self._apply_file_systems(unpacker, first, kind)
-        except RefusedError:
-            self._forget_damaged()
-            raise
+            ) as unpacker,
+        ):
+            if kind is LayerKind.TAR:
+                self._apply_tar(unpacker, first)
+            elif kind is LayerKind.PUZZLEFS:
+                self._apply_puzzlefs(unpacker)
+            else:
+                self._apply_file_systems(unpacker, first, kind)
 
     def drop_blobs(self) -> None:
         """Forget what was written down of the compressed blobs: their content lies in a tree or an index now."""
@@ -156,11 +155,12 @@ class Layers:
 
         assert self._store is not None
         made: list[Index] = []
-        with self._tar_layers(0) as layers:
-            for layer, task in layers:
+        with self._damaged_forgotten(), self._tar_layers(0) as layers:
+            for number, (layer, task) in enumerate(layers):
                 found = indexes.find(self._store, layer.diff_id)
                 if found is None:
-                    found, reason = indexes.make(self._store, layer, self._limits, self._log.warn)
+                    with _numbered((number + 1).__int__):
+                        found, reason = indexes.make(self._store, layer, self._limits, self._log.warn)
                     if found is None:
                         return [], reason
                     task().done("indexed")
@@ -180,13 +180,8 @@ class Layers:
 
         with self._tar_layers(first) as layers:
             tasks += [task for _, task in layers]
-            try:
+            with _numbered(lambda: applied + 1):
                 apply_image(unpacker, [layer for layer, _ in layers], self._limits, self._log.warn, done)
-            except OciError as error:
-                # Readers and unpacker do not know which layer theirs is.
-                if not error.message.startswith("a layer"):
-                    raise
-                raise type(error)(f"layer {applied + 1}{error.message[len('a layer') :]}", error.hint) from error
 
     @contextmanager
     def _tar_layers(self, first: int) -> Iterator[list[tuple["TarLayer", Callable[[], Task]]]]:
@@ -249,15 +244,30 @@ class Layers:
                 unpacker.add(entry, data)
             unpacker.end_layer()
 
-    def _forget_damaged(self) -> None:
-        """Remove blobs of the store whose bytes are not what their names say."""
-        if self._store is None:
-            return
-        for layer in self._image.layers:
-            for path in (blobs.blob_path(self._store, layer.digest), blobs.partial_path(self._store, layer.digest)):
-                if os.path.exists(path) and not _sound(path, layer):
-                    blobs.forget(self._store, layer.digest)
-                    self._log.warn(f"the stored blob {layer.digest} was damaged and is removed; try again")
+    @contextmanager
+    def _damaged_forgotten(self) -> Iterator[None]:
+        """When something is refused, remove blobs of the store whose bytes are not what their names say."""
+        try:
+            yield
+        except RefusedError:
+            for layer in self._image.layers if self._store is not None else ():
+                assert self._store is not None
+                for path in (blobs.blob_path(self._store, layer.digest), blobs.partial_path(self._store, layer.digest)):
+                    if os.path.exists(path) and not _sound(path, layer):
+                        blobs.forget(self._store, layer.digest)
+                        self._log.warn(f"the stored blob {layer.digest} was damaged and is removed; try again")
+            raise
+
+
+@contextmanager
+def _numbered(number: Callable[[], int]) -> Iterator[None]:
+    """Put the layer's number into an error: readers and unpacker do not know which layer theirs is."""
+    try:
+        yield
+    except OciError as error:
+        if not error.message.startswith("a layer"):
+            raise
+        raise type(error)(f"layer {number()}{error.message[len('a layer') :]}", error.hint) from error
 
 
 def _sound(path: str, layer: Descriptor) -> bool:

@@ -14,6 +14,7 @@ from tests.support import image as images
 from tests.support.host import Host
 from tests.support.image import character, directory, file, hardlink, layer, opaque, symlink, whiteout
 
+TREE = ("--no-kernel-mount",)  # for what is said of trees, where the image could be indexed too
 BASE = layer(
     directory("bin"),
     file("bin/sh", b"#!", mode=0o755),
@@ -84,7 +85,7 @@ def test_the_umask_does_not_matter(root_host: Host, place: Path) -> None:
 
 
 def test_f19_damage_is_found_reported_and_replaced(any_host: Host, place: Path, busybox: str) -> None:
-    any_host.create("one", busybox)
+    any_host.create("one", busybox, *TREE)
     (tree,) = (any_host.store / "trees").iterdir()
     with open(tree / "rootfs/etc/passwd", "r+b") as file_:
         file_.write(b"X")
@@ -94,7 +95,7 @@ def test_f19_damage_is_found_reported_and_replaced(any_host: Host, place: Path, 
     said = done.stdout.decode()
     assert f"trees/{tree.name}: etc/passwd: has other content\n" in said
     assert f"trees/{tree.name}: etc/extra: is not of the image\n" in said
-    done = any_host.create("two", busybox)
+    done = any_host.create("two", busybox, *TREE)
     assert b"layer 1" in done.stderr
     assert any_host.oci("verify").stdout == b""
     # What was there stays for containers that have it mounted, until prune finds that none has.
@@ -106,12 +107,12 @@ def test_f19_damage_is_found_reported_and_replaced(any_host: Host, place: Path, 
 
 
 def test_prune_keeps_a_damaged_tree_that_is_mounted(root_host: Host, busybox: str) -> None:
-    root_host.create("one", busybox)
+    root_host.create("one", busybox, *TREE)
     root_host.start("one")
     (tree,) = (root_host.store / "trees").iterdir()
     (tree / "rootfs/etc/extra").touch()
     root_host.oci("verify", check=False)
-    root_host.create("two", busybox)
+    root_host.create("two", busybox, *TREE)
     root_host.oci("prune", "--force")
     assert len(os.listdir(root_host.store / "trees")) == 2
     assert root_host.attach("one", "/bin/cat", "/etc/group").startswith(b"root:")
@@ -121,7 +122,7 @@ def test_prune_keeps_a_damaged_tree_that_is_mounted(root_host: Host, busybox: st
 
 
 def test_f14_what_is_mounted_stays_even_if_nothing_else_tells(any_host: Host, busybox: str, place: Path) -> None:
-    any_host.create("one", busybox)
+    any_host.create("one", busybox, *TREE)
     any_host.start("one")
     (any_host.lxcpath / "one").rename(place / "moved-away")
     for reference in (any_host.store / "containers").iterdir():
@@ -139,8 +140,8 @@ def test_list_and_prune_tell_all(any_host: Host, busybox: str) -> None:
     assert any_host.oci("list").stdout.decode().split() == [
         "IMAGE", "DIGEST", "PLATFORM", "SIZE", "SHARED", "CONTAINERS",
     ]  # fmt: skip
-    any_host.create("one", busybox)
-    any_host.create("two", busybox)
+    any_host.create("one", busybox, *TREE)
+    any_host.create("two", busybox, *TREE)
     (row,) = json.loads(any_host.oci("list", "--json").stdout)
     assert row["references"] == [busybox] and row["storage"] == ["trees"]
     assert row["containers"] == [str(any_host.lxcpath / name) for name in ("one", "two")]

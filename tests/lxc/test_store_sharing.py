@@ -124,14 +124,14 @@ def test_the_waiting_take_over_from_the_dead(root_host: Host, push: Push, base: 
     direct.prepare(root_host, "dead")
     first = subprocess.Popen(
         ["strace", "-f", "-o", "/dev/null", "-e", "trace=syncfs", "-e", "inject=syncfs:signal=STOP:when=2",
-         *direct.command(root_host, "dead", "--url", url, "--insecure")],
+         *direct.command(root_host, "dead", "--url", url, "--insecure", "--no-kernel-mount")],
         env=root_host._environment(), stdin=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         locks = root_host.store / "locks"
         wait_for(lambda: any(name.startswith("tree-") for name in os.listdir(locks)) if locks.exists() else False)
         with ThreadPoolExecutor() as pool:
-            second = pool.submit(root_host.create, "two", url, "--insecure")
+            second = pool.submit(root_host.create, "two", url, "--insecure", "--no-kernel-mount")
             wait_for(lambda: second.done() or _waiting(locks))
             os.killpg(first.pid, 9)
             second.result(timeout=120)

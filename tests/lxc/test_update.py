@@ -234,7 +234,7 @@ def test_the_last_images_are_kept_and_older_ones_go(root_host: Host, registry: R
     assert sorted(path.name for path in ours.glob("g[0-9]*")) == ["g3", "g4", "g5", "g6"]
     assert not (ours / "image.json").exists()
     removed = root_host.oci("prune", "--force", "--json").stdout
-    assert sum(item["name"].startswith("trees/") for item in json.loads(removed)["removed"]) == 2
+    assert sum(item["name"].startswith(("trees/", "indexes/")) for item in json.loads(removed)["removed"]) == 2
     for number in (5, 4, 3):
         rollback(root_host, "many")
         assert read(root_host, "many", "/version") == f"{number}\n"
@@ -277,7 +277,8 @@ def outdated(host: Host, status: int = 0) -> dict[str, dict[str, str]]:
 def test_outdated_asks_each_url_once_and_changes_nothing(
     any_host: Host, registry: Registry, layouts: Path, place: Path
 ) -> None:
-    names = (f"moved-{place.name}", f"same-{place.name}")
+    whose = "user" if any_host.user else "root"
+    names = (f"moved-{whose}", f"same-{whose}")  # a random name may be none for a repository
     for name in names:
         create(any_host, registry, name, "tree")
     any_host.create("twin", url(registry, names[0]), "--insecure")
@@ -351,7 +352,7 @@ def test_flat_to_layered_and_back(way: tuple[Host, str], registry: Registry, pla
     assert "oci-py-mount" not in path.read_text() and "userxattr" not in path.read_text()
     # The update made what its image needs: mount points and a directory to work in.
     found = [line for line in trees.differences(before, flat, without=("mtime",)) if not line.startswith("./srv")]
-    assert not [line for line in found if not line.startswith("./more")], found
+    assert not [line for line in found if not line.startswith(("./more", "./.oci-py"))], found
     assert not any((host.lxcpath / "form" / name).exists() for name in ("upper", "work", "overlay"))
     assert read(host, "form", "/etc/app.conf", "/home/y") == "mine\nx\n"
     host.start("form")

@@ -168,7 +168,7 @@ def test_the_process_that_reads_the_image_cannot_write_files_of_the_hosts_root(p
     mine.mkdir()
     os.chown(mine, FIRST, FIRST)
     script = place / "script.py"
-    script.write_text(SCRIPT.format(paths=[str(launch.CHECKOUT), *(p for p in sys.path if p.endswith("-packages"))]))
+    script.write_text(SCRIPT.format(paths=[str(launch.modules()), *(p for p in sys.path if p.endswith("-packages"))]))
     maps = []
     for kind in "ug":
         maps += ["-m", f"{kind}:0:{FIRST}:{COUNT}", "-m", f"{kind}:{COUNT}:0:1"]

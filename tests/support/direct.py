@@ -104,6 +104,11 @@ def store_leftovers(host: Host) -> list[str]:
     return [str(path) for path in (*(host.store / "staging").glob("*"), *host.store.glob("*/.*.tmp"))]
 
 
+def parts(host: Host) -> list[str]:
+    """The trees and indexes of the store, by their names below it."""
+    return sorted(f"{kind}/{path.name}" for kind in ("trees", "indexes") for path in (host.store / kind).glob("*"))
+
+
 def check_message(done: subprocess.CompletedProcess[bytes], *parts: str) -> None:
     """One line says what failed, at most one more what to do, and none is a bug's."""
     lines = done.stderr.decode().splitlines()

@@ -4,9 +4,13 @@
 LXC_OCI_PY_INSTALLED=1 says that the package is installed (in the box of tests/vm).
 """
 
+import atexit
 import os
+import shutil
 import stat
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -21,7 +25,7 @@ def doors(directory: Path) -> tuple[str, str]:
     """
     if INSTALLED:
         return "oci-py", "/usr/bin/lxc-oci-py"
-    paths = [str(CHECKOUT), *(path for path in sys.path if path.endswith("-packages"))]
+    paths = [str(modules()), *(path for path in sys.path if path.endswith("-packages"))]
     written = []
     for name, function in (("lxc-oci-py-template", "template"), ("lxc-oci-py", "command")):
         path = directory / name
@@ -36,3 +40,16 @@ def doors(directory: Path) -> tuple[str, str]:
         path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
         written.append(str(path))
     return written[0], written[1]
+
+
+@cache
+def modules() -> Path:
+    """Where the checkout's modules can be read by every user: in a copy, where the checkout is closed, as in /root."""
+    package = CHECKOUT / "lxc_oci"
+    if all(path.stat().st_mode & stat.S_IXOTH for path in (package, *package.parents)):
+        return CHECKOUT
+    place = Path(tempfile.mkdtemp(prefix="oci-py-modules-", dir="/var/tmp"))
+    atexit.register(shutil.rmtree, place)
+    place.chmod(0o755)
+    shutil.copytree(package, place / "lxc_oci", ignore=shutil.ignore_patterns("__pycache__"))
+    return place
