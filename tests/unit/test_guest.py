@@ -108,6 +108,7 @@ def test_planning_changes_nothing_and_is_repeatable(container: Container) -> Non
     assert sorted(path.name for path in container.directory.rglob("*")) == before
 
 
+@pytest.mark.root  # a user's container enters its working directory by the wrapper
 def test_options_have_their_own_block(container: Container) -> None:
     overrides = Overrides(
         cmd=("x",), env=(("A", "2"),), user="7", workdir="/w", hostname="other", tmpfs=(TmpfsOption("/t"),)
