@@ -91,7 +91,8 @@ endif
 ## Quality
 
 RUFF = $(CACHE)/ruff/bin/ruff
-SHELL_PROGRAMS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r .ci debian packaging tests hooks benchmarks 2>/dev/null)
+SHELL_PROGRAMS = $(shell grep -rlm1 -IE '' .ci debian packaging tests hooks benchmarks 2>/dev/null | \
+	while read -r name; do head -n1 "$$name" | grep -qE '^\#!/bin/(ba)?sh' && echo "$$name"; done)
 PYTHON_SOURCES = lxc_oci packaging tests bin templates $(shell grep -lE '^\#!/usr/bin/python3' hooks/*) $(wildcard benchmarks)
 PAGES = $(wildcard man/*.[1-8])
 
