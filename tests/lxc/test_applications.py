@@ -112,13 +112,20 @@ def log(host: Host, name: str) -> str:
     return (host.lxcpath / name / "console.log").read_text(errors="replace")
 
 
+CLIENT = (
+    "import sys, urllib.request as r; answer = r.urlopen(sys.argv[1], timeout=20);"
+    "sys.stdout.buffer.write(bytes(answer.headers) + answer.read())"
+)
+
+
 def http(net: Network, url: str) -> bytes:
     """The headers and the body of what a server answers."""
-    program = (
-        "import sys, urllib.request as r; answer = r.urlopen(sys.argv[1], timeout=20);"
-        "sys.stdout.buffer.write(bytes(answer.headers) + answer.read())"
-    )
-    return net.run("/usr/bin/python3", "-IS", "-c", program, url, check=False).stdout
+    return net.run("/usr/bin/python3", "-IS", "-c", CLIENT, url, check=False).stdout
+
+
+def http_inside(host: Host, name: str, url: str) -> bytes:
+    """The same, asked from inside of the container."""
+    return host.lxc("attach", name, "--", "/usr/bin/python3", "-IS", "-c", CLIENT, url, check=False).stdout
 
 
 def test_nginx(host: Host, net: Network, layout: Path) -> None:
@@ -228,10 +235,22 @@ def test_redis(host: Host, layout: Path) -> None:
     use_redis(host, layout)
 
 
-def test_redis_of_an_unprivileged_user(user_host: Host, layout: Path) -> None:
+def test_an_unprivileged_user_runs_them(user_host: Host, layout: Path) -> None:
     with user_host.configuration.open("a") as file:
         file.write("lxc.net.0.flags = up\n")  # of the loopback interface: there is no other
     use_redis(user_host, layout)
+    for name in ("nginx", "postgres", "web"):
+        user_host.create(name, f"oci:{layout}:{name}")
+        user_host.start(name)
+    wait_for(lambda: b"Welcome to nginx" in http_inside(user_host, "nginx", "http://127.0.0.1/"), "nginx to answer")
+    wait_for(lambda: sql(user_host, "SELECT 6*7") == "42", "PostgreSQL to answer")
+    web = "http://127.0.0.1:8000/"
+    wait_for(lambda: http_inside(user_host, "web", web).endswith(b"\nhello from the application\n"), "the application")
+    for name in ("nginx", "postgres"):
+        user_host.stop(name, "-t", "60")
+    user_host.stop("web", "-k")
+    assert "gracefully shutting down" in log(user_host, "nginx")
+    assert "database system is shut down" in log(user_host, "postgres")
 
 
 def test_a_program_as_a_plain_user(host: Host, net: Network, layout: Path) -> None:

@@ -10,6 +10,7 @@ _SECONDS = 600
 
 
 @pytest.mark.root
+@pytest.mark.long
 def test_containers_over_indexes_are_updated_copied_and_converted() -> None:
     if choose._indexes_tar():
         pytest.skip("test_update and test_update_forms run them here")

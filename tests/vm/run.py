@@ -35,7 +35,6 @@ from tests.vm.prepare import GUEST_ENVIRONMENT, Live, prepare
 # with --guest.
 GUEST_TESTS = [
     "tests/vm/guest",
-    "tests/lxc/test_create.py::test_a_container_lives[user-flat]",
     "tests/lxc/test_create.py::test_isolation_is_that_of_upstreams_template",
 ]
 HOST_TESTS = ["tests/vm/host"]
