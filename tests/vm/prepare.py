@@ -28,6 +28,7 @@ def packages_for(release: str) -> list[Path]:
 
 
 def prepare(box: Box) -> None:
-    """Install our packages and bring the tests in."""
+    """Install our packages and bring the tests in, for good: tests cut the power."""
     box.install(packages_for(box.release))
     box.install_suite()
+    box.check("sync")
