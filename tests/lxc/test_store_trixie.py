@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The store under Debian 13's LXC, Python and mkfs.erofs, in a tree that is entered by pivot_root."""
+"""The store under Debian 13's LXC, Python and mkfs.erofs, in a tree that is entered by pivot_root.
+
+In `make check` these tests run where Debian 13 is the host.
+"""
 
 import pytest
 
@@ -16,6 +19,7 @@ def _pass(marks: str, *arguments: str) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.long
 def test_layers_are_indexed_and_containers_run_over_them() -> None:
     _pass("not long", "tests/lxc/test_store_index.py")
 
