@@ -70,7 +70,7 @@ def test_real_registry(real: Registry, authority: Authority, home: Path) -> None
 
 
 def test_pull_through_cache(tmp_path: Path, authority: Authority, home: Path) -> None:
-    """Debian's registry as a cache of another.  When it has its own copy is its affair: it makes that in the background."""
+    """Debian's registry as a cache of another, which makes its own copy in the background: when is its affair."""
     with serve(tmp_path / "far") as far:
         far.push("team/app", "1", LARGE)
         with serve(tmp_path / "near", upstream=f"http://{far.host}") as near:
