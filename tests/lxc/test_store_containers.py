@@ -66,7 +66,7 @@ def prune(host: Host) -> None:
 
 def kept(host: Host) -> list[str]:
     """What the store has of images, unpacked or not."""
-    return [name for part in ("trees", "indexes", "blobs") for name in os.listdir(host.store / part)]
+    return sorted(name for part in ("trees", "indexes", "blobs") for name in os.listdir(host.store / part))
 
 
 def mine(host: Host, name: str) -> bytes:
@@ -132,8 +132,10 @@ def test_what_is_moved_and_restored(root_host: Host, urls: dict[str, str], place
     # Moved by hand inside the lxcpath, into an lxcpath that another container made known, and out and back.
     root_host.create("here", urls["tar"])
     (root_host.lxcpath / "one").rename(root_host.lxcpath / "moved")
+    before = kept(root_host)
+    assert before
     prune(root_host)
-    assert kept(root_host)
+    assert kept(root_host) == before
     root_host.destroy("here")
     backup = place / "backup"
     shutil.copytree(root_host.lxcpath / "moved", backup / "one", symlinks=True)
@@ -141,7 +143,7 @@ def test_what_is_moved_and_restored(root_host: Host, urls: dict[str, str], place
     shutil.rmtree(root_host.lxcpath / "one")
     (backup / "one").rename(root_host.lxcpath / "one")
     prune(root_host)
-    assert kept(root_host)
+    assert kept(root_host) == before
     assert mine(root_host, "one") == b"mine\n"
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support import direct, need
 from tests.support import scene as scenes
 
-POINTS = 5  # of about 220
+POINTS = 6  # of about 220
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_f01_a_killed_create_leaves_nothing_half_made(quick: Path, form: str) ->
     made.destroy("counted")
     assert total > 100
     calls = scenes.kill_creates(made, scenes.spread(total, POINTS))
-    assert len(set(calls)) > 1
+    assert len(set(calls)) > 3
 
 
 @pytest.mark.root
@@ -44,4 +44,4 @@ def test_f01_a_killed_prune_removes_nothing_that_is_used(quick: Path) -> None:
     made = scenes.unused(quick)
     total = made.run(made.pruning()).calls
     calls = scenes.kill_prunes(made, scenes.spread(total, POINTS))
-    assert len(set(calls)) > 1
+    assert len(set(calls)) > 2

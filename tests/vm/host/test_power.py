@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.vm.box import Box, BoxError
+from tests.vm.box import SUITE, Box, BoxError
 
 pytestmark = pytest.mark.box
 
@@ -15,19 +15,22 @@ DESTROY = "lxc-destroy -f -n {name}"
 MOMENTS = 15  # of a create, in each release
 
 
-def test_a_container_starts_after_a_reboot(box: Box, image: str, configuration: str) -> None:
-    """One that runs when the machine goes down, and is to start with it."""
+def test_containers_start_after_a_reboot(box: Box, image: str, configuration: str) -> None:
+    """Those that run when the machine goes down, and are to start with it: LXC's own and ours."""
     before = box.check(["cat", "/proc/sys/kernel/random/boot_id"])
+    box.check(["lxc-create", "-n", "stock", "-f", configuration, "-t", f"{SUITE}/tests/vm/guest/lxc-tiny"])
     box.check(["lxc-create", "-n", "kept", "-f", configuration, "-t", "oci-py", "--", "--url", image])
-    box.check("echo lxc.start.auto = 1 >>/var/lib/lxc/kept/config")
-    box.check(["lxc-start", "-n", "kept"])
-    box.check(["lxc-wait", "-n", "kept", "-s", "RUNNING", "-t", "60"])
-    box.check(["lxc-attach", "-n", "kept", "--", "/bin/sh", "-c", "echo mine > /mine"])
+    for name in ("stock", "kept"):
+        box.check(f"echo lxc.start.auto = 1 >>/var/lib/lxc/{name}/config")
+        box.check(["lxc-start", "-n", name])
+        box.check(["lxc-wait", "-n", name, "-s", "RUNNING", "-t", "60"])
+        box.check(["lxc-attach", "-n", name, "--", "/bin/sh", "-c", "echo mine > /mine"])
     box.reboot()
     assert box.check(["cat", "/proc/sys/kernel/random/boot_id"]) != before
-    box.check(["lxc-wait", "-n", "kept", "-s", "RUNNING", "-t", "60"])
-    assert box.check(["lxc-attach", "-n", "kept", "--", "cat", "/mine"]) == "mine\n"
-    box.check(DESTROY.format(name="kept"))
+    for name in ("stock", "kept"):
+        box.check(["lxc-wait", "-n", name, "-s", "RUNNING", "-t", "60"])
+        assert box.check(["lxc-attach", "-n", name, "--", "cat", "/mine"]) == "mine\n"
+        box.check(DESTROY.format(name=name))
 
 
 def cut_power_in_a_create(box: Box, url: str, moment: float) -> None:
