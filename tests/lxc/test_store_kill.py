@@ -9,7 +9,7 @@ import pytest
 from tests.support import direct, need
 from tests.support import scene as scenes
 
-POINTS = 6  # of about 220
+POINTS = 8  # of about 220
 
 
 @pytest.fixture
