@@ -17,7 +17,7 @@ from lxc_oci import existing, jsonio
 from lxc_oci.acquire import now
 from lxc_oci.changes import OURS
 from lxc_oci.container import generation
-from lxc_oci.errors import OciError, UsageError
+from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UsageError
 from lxc_oci.existing import Container
 from lxc_oci.image import config as configs
 from lxc_oci.image import digest as digests
@@ -163,14 +163,12 @@ def _originals(
     try:
         for number, (layer, diff_id) in enumerate(zip(image.layers, image.config.diff_ids, strict=True), 1):
             descriptor = _oci(layer)
-            path = blobs.blob_path(store, layer.digest)
-            if writer.has(layer.digest):
-                path = ""
-            elif not os.path.exists(path):
+            path = ""
+            if not writer.has(layer.digest):
                 try:
-                    task = progress.task(f"layer {number}", layer.size)
-                    path = blobs.fetch(store, source, layer, f"layer {number}", task.advance)
-                    task.done("fetched")
+                    path = _fetched(store, source, layer, number, progress)
+                except NoSpaceError:
+                    raise
                 except OciError as error:
                     index = indexes.find(store, diff_id)
                     if index is None:
@@ -185,6 +183,18 @@ def _originals(
     finally:
         source.close()
     return found
+
+
+def _fetched(store: Store, source: CachingSource, layer: Descriptor, number: int, progress: Progress) -> str:
+    """Return the path of a layer's verified blob, which the store has or gets."""
+    what = f"layer {number}"
+    task = progress.task(what, layer.size)
+    try:
+        path = blobs.fetch(store, source, layer, what, task.advance)
+    except RefusedError:  # the store's own was damaged and is forgotten, or the registry's is
+        path = blobs.fetch(store, source, layer, what, lambda count: None)
+    task.done()
+    return path
 
 
 def _oci(layer: Descriptor) -> Descriptor:

@@ -96,24 +96,23 @@ def read(directory: str, store: Store) -> Container:
     base = base_of(directory, number, facts, store)
     found = generation.overlay_of(text)
     name = os.path.basename(directory)
-    if found is not None and base.plan is not None:
+    if found is not None and (base.plan is not None or base.form is Form.FLAT):
         raise UnsupportedError(
             f"the container {name} is a snapshot clone over another container's rootfs",
-            "update that one, or copy it without -s",
+            "work on that one, or make a copy without -s",
         )
-    if found is None and base.plan is None:
-        base = replace(base, form=Form.FLAT)
     if found is not None:
-        base = replace(base, lower=found[0])
+        base, upper = replace(base, lower=found[0]), found[1]
+    elif base.plan is None:
+        base, upper = replace(base, form=Form.FLAT), os.path.join(directory, ROOTFS)
+    else:
+        upper = os.path.join(directory, base.upper)
     try:
         overrides = provenance.read_options(directory)
     except FileNotFoundError:
         raise UnsupportedError(
             f"the options that {name} was made with are not recorded", "make the container anew with its volumes"
         ) from None
-    upper = found[1] if found is not None else os.path.join(directory, base.upper)
-    if base.form is Form.FLAT:
-        upper = os.path.join(directory, ROOTFS)
     return Container(directory, text, number, facts, overrides, base, upper)
 
 

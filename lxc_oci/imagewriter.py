@@ -17,7 +17,6 @@ from lxc_oci.layer import tarwriter
 from lxc_oci.layer.tarwriter import Facts, TarWriter
 
 _REF_NAME = "org.opencontainers.image.ref.name"
-_CHUNK = 1 << 20
 
 
 class Writer(Protocol):
@@ -38,28 +37,37 @@ class LayoutWriter:
         self._path = path
         self._owner = owner
         try:
-            os.makedirs(os.path.join(path, "blobs", "sha256"), 0o755, exist_ok=True)
-            names = set(os.listdir(path))
+            names = os.listdir(path) if os.path.lexists(path) else []
+            # One that was begun and not finished has blobs and no index.
+            if names and names != ["blobs"] and "index.json" not in names:
+                raise UsageError(f"{path} is not empty and no OCI layout", "name another directory")
+            os.makedirs(path, 0o755, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot write the layout {path}: {error.strerror}") from error
-        if names != {"blobs"} and "index.json" not in names:
-            raise UsageError(f"{path} is not empty and no OCI layout", "name another directory")
+            raise UsageError(f"cannot write the layout {path}: {error.strerror}", "name another directory") from error
 
     def has(self, digest: Digest) -> bool:
         """Tell whether the layout has the blob."""
         return os.path.exists(self._blob(digest))
 
     def put_blob(self, digest: Digest, path: str, on_bytes: Callable[[int], None]) -> None:
-        """Copy the file `path`, whose digest is `digest`.  Raises OSError."""
+        """Copy the file `path`, whose digest is `digest`.  Raises RefusedError when it has another, and OSError."""
         target = self._blob(digest)
+        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
         temporary = f"{target}.{os.getpid()}.tmp"
+        hasher = digest.hasher()
+
+        def passed(data: bytes) -> None:
+            hasher.update(data)
+            on_bytes(len(data))
+
         try:
             with open(path, "rb") as source, open(temporary, "wb") as file:
-                while count := os.copy_file_range(source.fileno(), file.fileno(), _CHUNK):
-                    on_bytes(count)
-                file.flush()
+                durable.copy(source.fileno(), file.fileno(), passed)
                 os.fsync(file.fileno())
+            if hasher.hexdigest() != digest.hex:
+                raise RefusedError(f"{path} has not the digest {digest}", "lxc-oci-py verify")
             os.rename(temporary, target)
+            durable.sync_directory(os.path.dirname(target))
         except BaseException:
             if os.path.exists(temporary):
                 os.unlink(temporary)
@@ -67,6 +75,7 @@ class LayoutWriter:
 
     def put_manifest(self, selector: str, media_type: str, raw: bytes, digest: Digest) -> None:
         """Put the manifest into the index, as `selector`, without a name where that is "".  Raises RefusedError."""
+        os.makedirs(os.path.dirname(self._blob(digest)), 0o755, exist_ok=True)
         durable.write_file(self._blob(digest), raw)
         durable.write_file(os.path.join(self._path, "oci-layout"), b'{"imageLayoutVersion":"1.0.0"}')
         entry: dict[str, object] = {"mediaType": media_type, "digest": digest, "size": len(raw)}

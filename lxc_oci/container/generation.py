@@ -83,7 +83,7 @@ def overlay_of(text: bytes) -> tuple[str, str] | None:
 
     Raises UnsupportedError for several lowers, which lxc-oci-py never makes.
     """
-    value = lxcconfig.last(lxcconfig.parse(text), "lxc.rootfs.path")
+    value = rootfs_of(text)
     if not value.startswith(_OVERLAY):
         return None
     directories = value.partition(":")[2].split(":")
@@ -103,23 +103,23 @@ def set_rootfs(text: bytes, value: str, options: str) -> bytes:
     Options that another form of ours needed go, those of the user stay.
     """
     lines = [line for line in text.split(b"\n") if not _is_ours(line)]
-    text = replace_rootfs(b"\n".join(lines), value)
-    if not options:
-        return text
-    before, found, after = text.rpartition(b"lxc.rootfs.path")
-    end = after.index(b"\n") + 1
-    return before + found + after[:end] + lxcconfig.render(Line("lxc.rootfs.options", options)) + after[end:]
+    return replace_rootfs(b"\n".join(lines), value, options)
 
 
 def _is_ours(line: bytes) -> bool:
     return any(found == Line("lxc.rootfs.options", "userxattr") for found in lxcconfig.parse(line))
 
 
-def replace_rootfs(text: bytes, value: str) -> bytes:
-    """Return the configuration `text` with `value` for lxc.rootfs.path in force, every other line as it was."""
+def replace_rootfs(text: bytes, value: str, options: str = "") -> bytes:
+    """Return the configuration `text` with `value` for lxc.rootfs.path in force, every other line as it was.
+
+    `options`, if there are any, stand in a line of their own behind it.
+    """
     lines = text.split(b"\n")
     numbers = [number for number, line in enumerate(lines) if line.partition(b"=")[0].strip() == b"lxc.rootfs.path"]
     rendered = lxcconfig.render(Line("lxc.rootfs.path", value))
+    if options:
+        rendered += lxcconfig.render(Line("lxc.rootfs.options", options))
     if not numbers:
         return text + (b"" if text.endswith(b"\n") or not text else b"\n") + rendered
     lines[numbers[-1]] = rendered.rstrip(b"\n")
@@ -130,27 +130,28 @@ def replace_hook(text: bytes, number: int) -> bytes:
     """Return the configuration `text` with the line that starts our mount hook naming generation `number`."""
     lines = text.split(b"\n")
     for position, line in enumerate(lines):
-        for found in lxcconfig.parse(line):
-            program = found.value.split(" ")[0]
-            if found.key == "lxc.hook.pre-mount" and os.path.basename(program) == _HOOK:
-                word = f" --generation={number}" if number != FIRST else ""
-                lines[position] = lxcconfig.render(Line(found.key, program + word)).rstrip(b"\n")
+        if program := _our_hook(line):
+            word = f" --generation={number}" if number != FIRST else ""
+            lines[position] = lxcconfig.render(Line("lxc.hook.pre-mount", program + word)).rstrip(b"\n")
     return b"\n".join(lines)
+
+
+def _our_hook(line: bytes) -> str:
+    """Return the program of a line that starts our mount hook, "" of any other."""
+    for found in lxcconfig.parse(line):
+        program = found.value.split(" ")[0]
+        if found.key == "lxc.hook.pre-mount" and os.path.basename(program) == _HOOK:
+            return program
+    return ""
 
 
 def set_hook(text: bytes, program: str) -> bytes:
     """Return the configuration `text` with `program` as our mount hook, "" for none; the user's own hooks stay."""
-    kept = []
-    for line in text.split(b"\n"):
-        ours = any(
-            found.key == "lxc.hook.pre-mount" and os.path.basename(found.value.split(" ")[0]) == _HOOK
-            for found in lxcconfig.parse(line)
-        )
-        if not ours:
-            kept.append(line)
-    text = b"\n".join(kept)
+    text = b"\n".join(line for line in text.split(b"\n") if not _our_hook(line))
     if not program:
         return text
+    if text and not text.endswith(b"\n"):
+        text += b"\n"
     begin = text.find(b"# lxc-oci-py: begin ")
     position = len(text) if begin < 0 else begin
     return text[:position] + lxcconfig.render(Line("lxc.hook.pre-mount", program)) + text[position:]

@@ -70,6 +70,8 @@ def without_host_root(work: Callable[[], Any]) -> Any:
     if not text:
         raise UnsupportedError("cannot make a user namespace without the host's root", "see --verbose")
     result = json.loads(text)
+    if "bug" in result:
+        raise RuntimeError(result["bug"])
     if "error" in result:
         kind, message, hint = result["error"]
         raise _error_class(kind)(message, hint)
@@ -85,8 +87,8 @@ def _answer(fd: int, work: Callable[[], Any]) -> None:
     except OSError as error:
         name = f": {os.fsdecode(error.filename)}" if error.filename else ""
         result = {"error": ["OciError", f"{error.strerror}{name}", ""]}
-    except Exception as error:
-        result = {"error": ["OciError", f"internal error: {type(error).__name__}: {error}", "please report this"]}
+    except Exception as error:  # a bug of ours, for the parent to report
+        result = {"bug": f"{type(error).__name__}: {error}"}
     data = json.dumps(result).encode()
     while data:
         data = data[os.write(fd, data) :]

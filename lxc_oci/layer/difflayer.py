@@ -96,6 +96,9 @@ def _add(
     opaque = _check_overlay(path, xattrs) if upper else False
     first = links.setdefault((status.st_dev, status.st_ino), path) if kind != stat.S_IFDIR else path
     kept = sorted((os.fsencode(key), value) for key, value in xattrs.items() if attributes.keeps(os.fsencode(key)))
+    if any(b"=" in key for key, _ in kept):  # a PAX record's name ends there, and the rest would be the value
+        warn(f"/{os.fsdecode(path)} has an extended attribute with = in its name, which a layer cannot carry")
+        kept = [(key, value) for key, value in kept if b"=" not in key]
     name = (path or b".") + b"/" if kind == stat.S_IFDIR else path
     facts = Facts(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns)
     if first != path:

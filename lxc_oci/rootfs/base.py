@@ -20,7 +20,7 @@ from lxc_oci.log import Log
 from lxc_oci.progress import Progress
 from lxc_oci.rootfs import overlay
 from lxc_oci.rootfs.choose import Form, choose, gather
-from lxc_oci.rootfs.prepare import check_verity, store_image
+from lxc_oci.rootfs.prepare import store_image
 from lxc_oci.store import blobs, indexes, mountplan, trees
 from lxc_oci.store import helper as helpers
 from lxc_oci.store.home import Store
@@ -71,21 +71,18 @@ def renew(
 ) -> Base:
     """Have the image `found` in the store in a form that can take the place of `now`; `directory` is the new
     generation's.  Raises OciError and OSError."""
-    if require_verity:
-        check_verity(found)
-    if now.plan is None:
-        _, parts = store_image(Form.OVERLAY, found, store, limits, log, progress, kernel_mount=kernel_mount)
-        return Base(Form.OVERLAY, parts, trees.rootfs(store, os.path.basename(parts[0])))
-    if now.plan.helper is not None:
+    if now.plan is not None and now.plan.helper is not None:
         _, parts = store_image(Form.HELPER, found, store, limits, log, progress)
         call = replace(now.plan.helper, layout=f"{directory}/oci")
         files = {layer.digest: blobs.blob_path(store, layer.digest) for layer in found.image.layers}
         helpers.write_layout(container, call, found.image, files)
         return Base(Form.HELPER, parts, plan=replace(now.plan, helper=call))
-    wanted = _choice(container, found, store, kernel_mount)
-    # A container that our hook mounts keeps it, although LXC's overlay store would be chosen for a new one.
-    form = Form.TREE if wanted is Form.OVERLAY else wanted
-    return _by_hook(form, found, store, kernel_mount, require_verity, limits, log, progress)
+    form = Form.OVERLAY
+    if now.plan is not None:
+        # A container that our hook mounts keeps it, although LXC's overlay store would be chosen for a new one.
+        wanted = _choice(container, found, store, kernel_mount)
+        form = Form.TREE if wanted is Form.OVERLAY else wanted
+    return _in_store(form, found, store, kernel_mount, require_verity, limits, log, progress)
 
 
 def choose_anew(
@@ -102,10 +99,7 @@ def choose_anew(
     """Have the image `found` in the store in the form that a new container would take.  Raises UnsupportedError where
     it would be flat, OciError and OSError."""
     form = _choice(container, found, store, kernel_mount)
-    if form is Form.OVERLAY:
-        _, parts = store_image(form, found, store, limits, log, progress, kernel_mount=kernel_mount)
-        return Base(form, parts, trees.rootfs(store, os.path.basename(parts[0])))
-    return _by_hook(form, found, store, kernel_mount, require_verity, limits, log, progress)
+    return _in_store(form, found, store, kernel_mount, require_verity, limits, log, progress)
 
 
 def _choice(container: str, found: Acquired, store: Store, kernel: bool) -> Form:
@@ -113,23 +107,24 @@ def _choice(container: str, found: Acquired, store: Store, kernel: bool) -> Form
     return choose("layered", found.image.kind, facts, helper=None, kernel_mount=kernel).form
 
 
-def _by_hook(
+def _in_store(
     wanted: Form,
     found: Acquired,
     store: Store,
-    kernel: bool,
+    kernel_mount: bool,
     require_verity: bool,
     limits: Limits,
     log: Log,
     progress: Progress,
 ) -> Base:
+    """Have the image in the store in the form `wanted`, or a tree where it cannot have that; return what it is."""
     userxattr = not userns.current().initial
-    form, parts = store_image(wanted, found, store, limits, log, progress, kernel_mount=kernel)
+    form, parts = store_image(wanted, found, store, limits, log, progress, kernel_mount=kernel_mount)
     if form is Form.MOUNTED:
         plan = mountplan.for_layers(
             found.image.manifest,
             [blobs.blob_path(store, layer.digest) for layer in found.image.layers],
-            kernel=kernel,
+            kernel=kernel_mount,
             require_verity=require_verity,
             userxattr=userxattr,
         )
@@ -138,8 +133,10 @@ def _by_hook(
         names = [f"indexes/{directory_name(diff_id)}" for diff_id in found.image.config.diff_ids]
         made = [Lower(mountplan.EROFS, store.at(name, indexes.INDEX), (store.at(name, indexes.TAR),)) for name in names]
         return Base(form, parts, plan=Plan(tuple(made), userxattr))
-    tree = Lower(mountplan.TREE, trees.rootfs(store, os.path.basename(parts[0])))
-    return Base(Form.TREE, parts, plan=Plan((tree,), userxattr))
+    tree = trees.rootfs(store, os.path.basename(parts[0]))
+    if form is Form.OVERLAY:
+        return Base(form, parts, tree)
+    return Base(Form.TREE, parts, plan=Plan((Lower(mountplan.TREE, tree),), userxattr))
 
 
 def again(base: Base, container: str, directory: str) -> Base:

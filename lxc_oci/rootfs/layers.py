@@ -156,10 +156,10 @@ class Layers:
         assert self._store is not None
         made: list[Index] = []
         with self._damaged_forgotten(), self._tar_layers(0) as layers:
-            for number, (layer, task) in enumerate(layers):
+            for layer, task in layers:
                 found = indexes.find(self._store, layer.diff_id)
                 if found is None:
-                    with _numbered((number + 1).__int__):
+                    with _numbered(lambda: len(made) + 1):
                         found, reason = indexes.make(self._store, layer, self._limits, self._log.warn)
                     if found is None:
                         return [], reason
@@ -250,13 +250,16 @@ class Layers:
         try:
             yield
         except RefusedError:
-            for layer in self._image.layers if self._store is not None else ():
-                assert self._store is not None
-                for path in (blobs.blob_path(self._store, layer.digest), blobs.partial_path(self._store, layer.digest)):
-                    if os.path.exists(path) and not _sound(path, layer):
-                        blobs.forget(self._store, layer.digest)
-                        self._log.warn(f"the stored blob {layer.digest} was damaged and is removed; try again")
+            if self._store is not None:
+                self._forget_damaged(self._store)
             raise
+
+    def _forget_damaged(self, store: Store) -> None:
+        for layer in self._image.layers:
+            for path in (blobs.blob_path(store, layer.digest), blobs.partial_path(store, layer.digest)):
+                if os.path.exists(path) and not _sound(path, layer):
+                    blobs.forget(store, layer.digest)
+                    self._log.warn(f"the stored blob {layer.digest} was damaged and is removed; try again")
 
 
 @contextmanager

@@ -10,12 +10,16 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lxc_oci import jsonio
 from lxc_oci.errors import AccessError, RefusedError, UsageError
 from lxc_oci.limits import Limits
 from lxc_oci.source import hostfiles
+
+if TYPE_CHECKING:
+    from lxc_oci.image.reference import Reference
+    from lxc_oci.source.registriesconf import Endpoint
 
 _AUTH_FILES = "containers-auth.json"  # registries.conf's name for the files, among helpers
 _HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
@@ -180,6 +184,20 @@ class Keyring:
         if answer["Username"] == _TOKEN_USER:
             return Credentials(identity_token=answer["Secret"])
         return Credentials(answer["Username"], answer["Secret"]) if answer["Username"] else None
+
+
+def chooser(
+    keyring: Keyring, reference: "Reference", place: "Endpoint", username: str | None, password: str | None
+) -> Callable[[], Credentials | None]:
+    """Return what finds the credentials for `place`, from which `reference` is pulled or to which it is pushed.
+
+    A name and password given on the command line are for the registry that it names, and not for mirrors or for
+    where registries.conf sends us instead.
+    """
+    if username is not None and place.host == reference.host:
+        given = Credentials(username, password or "")
+        return lambda: given
+    return lambda: keyring.find(place.host, place.repository)
 
 
 def _aliases(host: str) -> tuple[str, ...]:

@@ -6,26 +6,25 @@ is not sent.  As skopeo and podman do, what is sent goes where the registry redi
 registry's credentials.
 """
 
+import io
 import os
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 from urllib.parse import urlencode
 
 from lxc_oci.errors import AccessError, OciError, RefusedError, UnavailableError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.reference import Reference
 from lxc_oci.limits import Limits
-from lxc_oci.source import registriesconf
-from lxc_oci.source.auth import Credentials, Keyring
+from lxc_oci.source import auth, registriesconf
+from lxc_oci.source.auth import Keyring
 from lxc_oci.source.certs import Trust
-from lxc_oci.source.connection import ConnectionFailed
 from lxc_oci.source.endpoint import RegistryEndpoint
 from lxc_oci.source.open import SourceOptions
 from lxc_oci.source.patience import Patience
 from lxc_oci.source.proxy import Proxies
-from lxc_oci.source.registriesconf import Endpoint
 from lxc_oci.source.transport import Transport
 from lxc_oci.source.url import Url
 
@@ -42,28 +41,34 @@ class FileBody:
         """Bytes."""
         return os.stat(self._path).st_size
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.FileIO:
         """Open the file from its beginning."""
-        return _Counted(self._path, self._on_bytes)  # type: ignore[return-value]
+        try:
+            return _Counted(self._path, self._on_bytes)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
 
 
-class _Counted:
+class _Counted(io.FileIO):
+    """Tells what is read of it."""
+
     def __init__(self, path: str, on_bytes: Callable[[int], None]) -> None:
-        self._file = open(path, "rb")
+        super().__init__(path)
+        self._path = path
         self._on_bytes = on_bytes
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def read(self, size: int, /) -> bytes:
-        data = self._file.read(size)
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            data = super().read(size)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
         self._on_bytes(len(data))
         return data
+
+
+def _unreadable(path: str, error: OSError) -> OciError:
+    """Our own file's errors are not the network's: nothing is tried again for them."""
+    return OciError(f"cannot read {path}: {error.strerror}", "check the store: lxc-oci-py verify")
 
 
 class Destination:
@@ -86,13 +91,19 @@ class Destination:
         self._sleep = sleep
         configured = registriesconf.load(os.environ)
         keyring = Keyring(options.authfile, os.environ, limits, warn, configured.helpers)
-        place = configured.places(reference, options.insecure)[-1]
+        place = configured.own(reference, options.insecure)
         scope = f"repository:{place.repository}:pull,push"
         if self._origin:
             scope += f" repository:{self._origin}:pull"
         self._transport = Transport(limits, Proxies(os.environ))
         self._endpoint = RegistryEndpoint(
-            place, self._transport, Trust(os.environ), _credentials(options, keyring, place), limits, sleep, scope
+            place,
+            self._transport,
+            Trust(os.environ),
+            auth.chooser(keyring, reference, place, options.username, options.password),
+            limits,
+            sleep,
+            scope,
         )
 
     def __enter__(self) -> Self:
@@ -138,7 +149,7 @@ class Destination:
             try:
                 done = self._endpoint.request("PUT", f"blobs/{digest}", headers, (201, 204), body=body, url=url)
             except UnavailableError as error:
-                waiting.wait(error if isinstance(error, ConnectionFailed) else UnavailableError(error.message))
+                waiting.wait(error)
                 continue
             done.drain()
             return
@@ -158,10 +169,3 @@ class Destination:
             self._endpoint.request("DELETE", "blobs/uploads/", {}, (200, 202, 204), url=url).drain()
         except OciError:
             pass  # registries forget what nobody finishes
-
-
-def _credentials(options: SourceOptions, keyring: Keyring, place: Endpoint) -> Callable[[], Credentials | None]:
-    if options.username is not None:
-        given = Credentials(options.username, options.password or "")
-        return lambda: given
-    return lambda: keyring.find(place.host, place.repository)

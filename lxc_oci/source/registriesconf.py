@@ -83,12 +83,22 @@ class Registries:
                 found.append(_rewritten(table, mirror.location, mirror.insecure, reference))
         # `blocked` is about a place; a mirror of a blocked registry may still be one to pull from.
         found = [place for place in found if not self._blocks(place)]
-        own = _rewritten(table, table.location, table.insecure or insecure, reference)
-        if not table.blocked and not self._blocks(own):
-            found.append(own)
-        if not found:
-            raise RefusedError(f"{table.prefix} is blocked by {table.origin}")
+        try:
+            found.append(self.own(reference, insecure))
+        except RefusedError:
+            if not found:
+                raise
         return found
+
+    def own(self, reference: "Reference", insecure: bool) -> Endpoint:
+        """Return the registry itself that `reference` means, never a mirror.  Raises as `places` does."""
+        table = self._find(reference.name)
+        if table is None:
+            return Endpoint(reference.host, reference.repository, insecure)
+        own = _rewritten(table, table.location, table.insecure or insecure, reference)
+        if table.blocked or self._blocks(own):
+            raise RefusedError(f"{table.prefix} is blocked by {table.origin}")
+        return own
 
     def suggestions(self, name: str) -> list[str]:
         """Return the full names that a short name could stand for: its alias, else one for each search registry."""

@@ -14,14 +14,13 @@ from lxc_oci.image import mediatype
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
 from lxc_oci.limits import Limits
-from lxc_oci.source import registriesconf
-from lxc_oci.source.auth import Credentials, Keyring
+from lxc_oci.source import auth, registriesconf
+from lxc_oci.source.auth import Keyring
 from lxc_oci.source.certs import Trust
 from lxc_oci.source.connection import ConnectionFailed
 from lxc_oci.source.endpoint import RegistryEndpoint
 from lxc_oci.source.patience import Patience
 from lxc_oci.source.proxy import Proxies
-from lxc_oci.source.registriesconf import Endpoint
 from lxc_oci.source.resume import ResumedReader, combined
 from lxc_oci.source.source import checked_root, read_limited
 from lxc_oci.source.transport import Response, Transport
@@ -56,7 +55,6 @@ class RegistrySource:
     ) -> None:
         self._reference = reference
         self._selector = reference.digest or reference.tag
-        self._options = options
         self._limits = limits
         self._warn = warn
         self._sleep = sleep
@@ -66,7 +64,14 @@ class RegistrySource:
         self._transport = Transport(limits, Proxies(environment))
         trust = Trust(environment)
         self._endpoints = [
-            RegistryEndpoint(place, self._transport, trust, self._credentials_for(place), limits, sleep)
+            RegistryEndpoint(
+                place,
+                self._transport,
+                trust,
+                auth.chooser(self._keyring, reference, place, options.username, options.password),
+                limits,
+                sleep,
+            )
             for place in configured.places(reference, options.insecure)
         ]
 
@@ -157,14 +162,6 @@ class RegistrySource:
         """Return the URL of a blob at the endpoint that the image came from."""
         kind = "manifests" if descriptor.media_type in _DOCUMENTS else "blobs"
         return str(self._endpoints[0].url(f"{kind}/{descriptor.digest}"))
-
-    def _credentials_for(self, place: Endpoint) -> Callable[[], Credentials | None]:
-        options = self._options
-        # A name and password given for this image are not for its mirrors.
-        if options.username is not None and place.host == self._reference.host:
-            given = Credentials(options.username, options.password or "")
-            return lambda: given
-        return lambda: self._keyring.find(place.host, place.repository)
 
     def _first(self, work: Callable[[RegistryEndpoint], _T], prefer: bool = True) -> _T:
         """Return what the first endpoint gives for which `work` succeeds; `prefer` that one from now on."""

@@ -118,8 +118,7 @@ def _link(source: str, target: str) -> None:
     except OSError:  # EXDEV, EMLINK, or a file system without hard links
         with open(source, "rb") as reader, open(target, "xb") as writer:
             os.fchmod(writer.fileno(), 0o644)
-            while os.copy_file_range(reader.fileno(), writer.fileno(), 1 << 30):
-                pass
+            durable.copy(reader.fileno(), writer.fileno())
 
 
 @contextmanager

@@ -192,14 +192,16 @@ def attached(container: str, limits: Limits, *, hook: str = HOOK, directory: str
     """
     target = os.path.join(container, "rootfs")
     place = () if directory == DIRECTORY else (directory,)
+    before = os.stat(target).st_dev
     try:
         _call(hook, "attach", container, limits, *place)
         yield target
     except BaseException:
         try:
-            _detach(hook, container, limits, *place)
+            if os.stat(target).st_dev != before:
+                _detach(hook, container, limits, *place)
         except (OciError, OSError):
-            pass  # the first error is the one that counts; nothing may be mounted
+            pass  # the first error is the one that counts
         raise
     _detach(hook, container, limits, *place)
 

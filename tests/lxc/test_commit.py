@@ -220,6 +220,14 @@ def test_destinations_that_cannot_be(
     assert done.returncode == status
 
 
+def test_a_snapshot_clone_of_a_flat_container_is_refused(root_host: Host, busybox: str, place: Path) -> None:
+    root_host.create("one", busybox, "--storage", "flat")
+    root_host.lxc("copy", "one", "-s", "-N", "two")
+    done = root_host.oci("commit", "two", f"oci:{place}/made", "-P", str(root_host.lxcpath), check=False)
+    direct.check_message(done, "snapshot clone", "work on that one")
+    assert not (place / "made").exists()
+
+
 def test_a_running_container_is_refused(root_host: Host, busybox: str, place: Path) -> None:
     root_host.create("runs", busybox)
     root_host.start("runs")

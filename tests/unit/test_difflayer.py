@@ -44,6 +44,19 @@ def test_a_tree_is_written_in_order_and_alike(tmp_path: Path) -> None:
     assert subprocess.run(["tar", "-df", "-", "-C", tmp_path], input=first, capture_output=True).returncode == 0
 
 
+def test_an_attribute_that_a_layer_cannot_carry_is_told(tmp_path: Path) -> None:
+    (tmp_path / "one").touch()
+    os.setxattr(tmp_path / "one", "user.a=b", b"v")
+    os.setxattr(tmp_path / "one", "user.note", b"kept")
+    told: list[str] = []
+    output = io.BytesIO()
+    with Root.at(str(tmp_path)) as root:
+        difflayer.write(root, output.write, upper=True, warn=told.append)
+    assert len(told) == 1 and "/one has an extended attribute with = in its name" in told[0]
+    assert {"SCHILY.xattr.user.note": "kept"}.items() <= members(output.getvalue())["one"].pax_headers.items()
+    assert not any("user.a" in key for key in members(output.getvalue())["one"].pax_headers)
+
+
 def test_everything_that_a_file_has(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"x" * 1025)
     (tmp_path / "one").chmod(0o640)

@@ -76,6 +76,16 @@ def test_options_of_an_overlay_come_and_go() -> None:
     assert b"noatime" in generation.set_rootfs(own, "dir:/x/rootfs", "")
 
 
+def test_a_configuration_without_a_last_line_end() -> None:
+    text = b"lxc.uts.name = x\nlxc.rootfs.path = dir:/x\n# about lxc.rootfs.path"
+    made = generation.set_rootfs(text, "overlay:/a:/b", "userxattr")
+    assert made.splitlines()[1:] == [
+        b"lxc.rootfs.path = overlay:/a:/b", b"lxc.rootfs.options = userxattr", b"# about lxc.rootfs.path",
+    ]  # fmt: skip
+    hooked = generation.set_hook(b"lxc.uts.name = x", HOOK)
+    assert hooked == f"lxc.uts.name = x\nlxc.hook.pre-mount = {HOOK}\n".encode()
+
+
 def test_what_is_not_kept_is_removed(tmp_path: Path) -> None:
     ours = tmp_path / "oci-py"
     for name in ("guest", "volumes/data", "g2", "g3/guest", "g10"):

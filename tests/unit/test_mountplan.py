@@ -160,6 +160,7 @@ def test_a_helper_that_others_can_change_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failed_hook_is_reported_with_what_was_said_before(tmp_path: Path) -> None:
+    (tmp_path / "rootfs").mkdir()
     hook_program = tmp_path / "hook"
     hook_program.write_text(
         "#!/bin/sh\necho helper: no such image >&2\necho oci-py-mount: the helper failed >&2\nexit 1\n"

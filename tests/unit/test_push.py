@@ -10,8 +10,11 @@ from lxc_oci.errors import AccessError, OciError, RefusedError, UnavailableError
 from lxc_oci.image import mediatype
 from lxc_oci.image import reference as references
 from lxc_oci.image.digest import Digest
+from lxc_oci.source import auth
+from lxc_oci.source.auth import Keyring
 from lxc_oci.source.open import SourceOptions
 from lxc_oci.source.push import Destination
+from lxc_oci.source.registriesconf import Endpoint
 from tests.support import image as images
 from tests.support.faultregistry import Answer, FaultRegistry, FaultServer, Request
 from tests.support.pull import QUICK, Sleeps, pull
@@ -45,6 +48,13 @@ def push(to: Destination, place: Path, made: images.Image) -> int:
             to.put_blob(digest, str(place / "blob"), count)
     to.put_manifest("x", mediatype.OCI_MANIFEST, made.manifest, Digest(made.digest))
     return sent
+
+
+@pytest.mark.parametrize(("host", "given"), [("h.example", True), ("elsewhere.example", False)])
+def test_a_given_login_is_for_the_registry_that_was_named(tmp_path: Path, host: str, given: bool) -> None:
+    keyring = Keyring(None, {"HOME": str(tmp_path)}, QUICK, lambda message: None)
+    find = auth.chooser(keyring, references.parse("docker://h.example/a:1"), Endpoint(host, "a"), "me", "secret")
+    assert (find() is not None) == given
 
 
 IMAGE = images.Image([images.layer(images.file("f", bytes(range(256)) * 4000), compression="")], {})

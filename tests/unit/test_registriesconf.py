@@ -159,6 +159,25 @@ def test_blocked_registry_may_have_a_mirror(files: Files) -> None:
         files.places("h.example/a:1")
 
 
+def test_the_registry_itself_is_never_a_mirror(files: Files) -> None:
+    files.write("system/registries.conf", """
+        [[registry]]
+        location = "h.example"
+        blocked = true
+        [[registry.mirror]]
+        location = "mirror.example"
+        [[registry]]
+        location = "open.example"
+        [[registry.mirror]]
+        location = "mirror.example"
+    """)  # fmt: skip
+    found = files.load()
+    assert str(found.own(references.parse("docker://open.example/a:1"), False)) == "open.example/a"
+    assert files.places("h.example/a:1") == ["mirror.example/a"]
+    with pytest.raises(RefusedError, match="blocked"):
+        found.own(references.parse("docker://h.example/a:1"), False)
+
+
 def test_location_that_names_no_image(files: Files) -> None:
     for location in ("UPPER.example/X", "docker.io", "just-a-name"):
         files.write("system/registries.conf", f'[[registry]]\nprefix = "h.example"\nlocation = "{location}"\n')
