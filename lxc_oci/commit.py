@@ -105,7 +105,9 @@ def _check(destination: Reference) -> None:
             "write to docker://HOST/NAME:TAG, oci:DIR or oci-archive:FILE",
         )
     if destination.digest is not None or destination.tag.startswith("@"):
-        raise UsageError("the digest of what is written is not known before", "leave it out")
+        raise UsageError(
+            f"{destination} names a digest, which is not known before the image is written", "leave the digest out"
+        )
 
 
 def _is_docker(reference: Reference) -> bool:
@@ -237,7 +239,7 @@ def _compress(tar: str, diff_id: Digest, path: str) -> Layer:
             output.write(data)
     made = output.finish()
     if diff_id.algorithm == "sha256" and made.diff_id != diff_id:
-        raise OciError(f"{tar} is not what its DiffID says", "lxc-oci-py verify")
+        raise OciError(f"{tar} is not what its DiffID says", "run lxc-oci-py verify, then pull the image again")
     return Layer(made.descriptor, diff_id, path)
 
 

@@ -62,7 +62,10 @@ def convert(request: Request, store: Store, limits: Limits, log: Log, progress: 
     with existing.locked(request.directory), store.in_use():
         container = existing.read(request.directory, store)
         if request.layered is (container.base.form is not Form.FLAT):
-            raise UsageError(f"the container {container.name} is {'layered' if request.layered else 'flat'} already")
+            raise UsageError(
+                f"the container {container.name} is {'layered' if request.layered else 'flat'} already",
+                "nothing needs to be done",
+            )
         if request.layered:
             _check_flat(container)
             _to_layered(container, request.source, store, limits, log, progress)
@@ -117,7 +120,10 @@ def _check_flat(container: Container) -> None:
     """Refuse what is not a directory of the container's own, or lies below something else."""
     rootfs = os.path.join(container.directory, existing.ROOTFS)
     if generation.rootfs_of(container.text) not in (rootfs, f"dir:{rootfs}"):
-        raise UnsupportedError(f"the rootfs of {container.name} is not the directory {rootfs}", "layers need that")
+        raise UnsupportedError(
+            f"the rootfs of {container.name} is not the directory {rootfs}",
+            "only a container whose files are there can be layered; make a new one and copy its data",
+        )
     for name in ("lxc_snapshots", "snaps"):
         path = os.path.join(container.directory, name)
         if os.path.exists(path) and (os.listdir(path) if os.path.isdir(path) else os.path.getsize(path)):
@@ -137,7 +143,7 @@ def _to_layered(
         if found.image.digest != container.facts.digest:
             raise RefusedError(
                 f"{container.facts.reference} has another image now than {container.name} was made from",
-                "only over its own image can a container be layered",
+                "make the container anew from it; only over its own image can one be layered",
             )
         directory = generation.directory(number)
         base = bases.choose_anew(
@@ -179,7 +185,10 @@ def _synchronize(source: str, target: str, fd: int) -> None:
     argv += [f"{source}/", f"{target}/"]
     result = run.run(argv, timeout=_COPY_SECONDS, pass_fds=(fd,))
     if result.status:
-        raise OciError(f"cannot copy what the container has changed: {result.message()}")
+        raise OciError(
+            f"cannot copy what was changed in {source}: {result.message()}",
+            "nothing was changed; remove the cause and convert again",
+        )
 
 
 def _place(container: Container, number: int, base: Base, made: str, text: bytes) -> bytes:

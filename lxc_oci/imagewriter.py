@@ -65,7 +65,7 @@ class LayoutWriter:
                 durable.copy(source.fileno(), file.fileno(), passed)
                 os.fsync(file.fileno())
             if hasher.hexdigest() != digest.hex:
-                raise RefusedError(f"{path} has not the digest {digest}", "lxc-oci-py verify")
+                raise RefusedError(f"{path} has not the digest {digest}", "run lxc-oci-py verify, then try again")
             os.rename(temporary, target)
             durable.sync_directory(os.path.dirname(target))
         except BaseException:
@@ -89,7 +89,9 @@ class LayoutWriter:
         except FileNotFoundError:
             index, kept = {"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX}, []
         except (KeyError, TypeError, AttributeError) as error:
-            raise RefusedError(f"{path} is not the index of an OCI layout") from error
+            raise RefusedError(
+                f"{path} is not the index of an OCI layout", "name another directory, or repair that file"
+            ) from error
         index["manifests"] = [*kept, entry]
         durable.write_file(path, jsonio.compact(index))
         if self._owner is not None:

@@ -52,7 +52,7 @@ def template_parser() -> Parser:
     )
     rootfs.add_argument("--mount-helper", metavar="CMD", help="program that mounts the image: CMD mount, CMD umount")
     rootfs.add_argument(
-        "--no-kernel-mount", action="store_true", help="let FUSE, not the kernel, read the image's file systems"
+        "--no-kernel-mount", action="store_true", help="unpack file systems of the image instead of mounting them"
     )
     rootfs.add_argument("--require-verity", action="store_true", help="refuse an image without dm-verity root hashes")
 

@@ -89,7 +89,10 @@ def _add(
         tar.add(os.path.join(directory, _WHITEOUT + base), tarwriter.FILE, _facts(status))
         return None
     if base.startswith(_WHITEOUT):
-        raise RefusedError(f"/{os.fsdecode(path)} is the name of a whiteout, which a layer cannot carry as a file")
+        raise RefusedError(
+            f"/{os.fsdecode(path)} is the name of a whiteout, which a layer cannot carry as a file",
+            "rename or remove it in the container, then try again",
+        )
     if kind not in _KINDS:
         warn(f"/{os.fsdecode(path)} is a socket, which a layer cannot carry")
         return None

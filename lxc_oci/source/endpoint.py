@@ -116,7 +116,10 @@ class RegistryEndpoint:
         """Return the URL that the answer of `answered` sends us to with what we upload.  Raises RefusedError."""
         target = answered.join(location)
         if target.scheme == "http" and not (self.place.insecure and self.url("").scheme == "http"):
-            raise RefusedError(f"{self.place.host} wants the upload at {target.shown}, which is not https")
+            raise RefusedError(
+                f"{self.place.host} wants the upload at {target.shown}, which is not https",
+                "its administrator must let it name https addresses; --insecure is for a registry that has plain HTTP",
+            )
         return target
 
     def _send(

@@ -142,7 +142,10 @@ class Destination:
             location = response.header("Location")
             response.drain()
             if not location:
-                raise RefusedError(f"{self._endpoint.place.host} does not say where an upload goes")
+                raise RefusedError(
+                    f"{self._endpoint.place.host} does not say where an upload goes",
+                    "it does not follow the distribution specification: push elsewhere, or write to oci-archive:FILE",
+                )
             separator = "&" if "?" in location else "?"
             url = self._endpoint.place_of(f"{location}{separator}{urlencode({'digest': digest})}", response.url)
             headers = {"Content-Type": "application/octet-stream"}
@@ -162,7 +165,10 @@ class Destination:
         announced = response.header("Docker-Content-Digest")
         response.drain()
         if announced and announced != digest:
-            raise RefusedError(f"{self._endpoint.place.host} stored {announced:.80} instead of {digest}")
+            raise RefusedError(
+                f"{self._endpoint.place.host} stored {announced:.80} instead of {digest}",
+                "the registry changed the manifest: do not use that tag, and push elsewhere",
+            )
 
     def _cancel(self, url: Url) -> None:
         try:

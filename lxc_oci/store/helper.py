@@ -20,21 +20,11 @@ from lxc_oci.image import mediatype
 from lxc_oci.image.config import Image
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
-from lxc_oci.image.mediatype import LayerKind
 from lxc_oci.kernel import durable, run
 from lxc_oci.kernel.root import remove_tree
 from lxc_oci.limits import Limits
 from lxc_oci.store import mountplan
 from lxc_oci.store.mountplan import HelperCall, Lower, Plan
-
-# Who mounts what, as upstream's template has it; none knows EROFS layers but atomfs since 1.2.
-KNOWN = {LayerKind.SQUASHFS: "atomfs", LayerKind.EROFS: "atomfs", LayerKind.PUZZLEFS: "puzzlefs"}
-
-
-def detect(kind: LayerKind) -> str | None:
-    """Return the path of the installed helper for images of that kind, or None."""
-    name = KNOWN.get(kind)
-    return run.find(name) if name else None
 
 
 def resolve(command: str) -> str:
