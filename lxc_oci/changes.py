@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lxc_oci import sametree
 from lxc_oci.container.guest import MOUNT_POINT
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.config import Image
@@ -18,10 +19,8 @@ from lxc_oci.image.mediatype import LayerKind
 from lxc_oci.kernel.root import Root
 from lxc_oci.layer import attributes
 
-_CHUNK = 1 << 20
 # Written by create for the container, whatever the image has there.
 OURS = frozenset({b"etc/hostname", b"etc/hosts", b"etc/resolv.conf", MOUNT_POINT.encode()})
-_OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
 
 # --- what the images say -------------------------------------------------------------------------------------------
@@ -127,19 +126,18 @@ def conflicts(upper: Root, before: Root, after: Root) -> Iterator[Conflict]:
     pending = [b""]
     while pending:
         directory = pending.pop()
-        fd = upper.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            names = os.listdir(fd)
-        finally:
-            os.close(fd)
-        for name in names:
-            path = os.path.join(directory, os.fsencode(name))
+        for name in sametree.names(upper, directory):
+            path = os.path.join(directory, name)
             if path in OURS:
                 continue
             status, xattrs = _look(upper, path)
-            _check(path, xattrs)
+            if feature := attributes.dependence(xattrs):
+                raise RefusedError(
+                    f"/{os.fsdecode(path)} was written with overlayfs's {feature}, which depends on the old image",
+                    "convert the container: lxc-oci-py convert NAME --storage flat",
+                )
             whiteout = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-            if stat.S_ISDIR(status.st_mode) and b"y" not in (xattrs.get(f"{kind}opaque") for kind in _OVERLAY_XATTRS):
+            if stat.S_ISDIR(status.st_mode) and not attributes.opaque(xattrs):
                 pending.append(path)
                 if _attributes_differ(before, after, path):
                     yield Conflict("/" + os.fsdecode(path), False)
@@ -152,21 +150,9 @@ def _look(root: Root, path: bytes) -> tuple[os.stat_result, dict[str, bytes]]:
     fd = root.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         status = os.fstat(fd)
-        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
-            return status, {}
-        return status, attributes.every(f"/proc/self/fd/{fd}")
+        return status, attributes.of(fd, status)
     finally:
         os.close(fd)
-
-
-def _check(path: bytes, xattrs: dict[str, bytes]) -> None:
-    for kind in _OVERLAY_XATTRS:
-        for feature in ("redirect", "metacopy"):
-            if kind + feature in xattrs:
-                raise RefusedError(
-                    f"/{os.fsdecode(path)} was written with overlayfs's {feature}, which depends on the old image",
-                    "convert the container: lxc-oci-py convert NAME --storage flat",
-                )
 
 
 def _attributes_differ(before: Root, after: Root, path: bytes) -> bool:
@@ -187,14 +173,14 @@ def _differ(before: Root, after: Root, path: bytes) -> bool:
         if _attributes(old) != _attributes(new):
             return True
         if stat.S_ISREG(old.st_mode):
-            if not _same_content(before, after, name, old, new):
+            if not sametree.same_content(before, after, name, old, new):
                 return True
         elif stat.S_ISLNK(old.st_mode):
             if _link(before, name) != _link(after, name):
                 return True
         elif stat.S_ISDIR(old.st_mode):
-            names = _names(before, name)
-            if names != _names(after, name):
+            names = sametree.names(before, name)
+            if names != sametree.names(after, name):
                 return True
             pending += [os.path.join(name, entry) for entry in names]
         elif old.st_rdev != new.st_rdev:
@@ -213,32 +199,9 @@ def _status(root: Root, path: bytes) -> os.stat_result | None:
         return None
 
 
-def _names(root: Root, path: bytes) -> list[bytes]:
-    fd = root.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        return sorted(os.fsencode(name) for name in os.listdir(fd))
-    finally:
-        os.close(fd)
-
-
 def _link(root: Root, path: bytes) -> bytes:
     directory, base = root.parent(path)
     try:
         return os.readlink(base, dir_fd=directory)
     finally:
         os.close(directory)
-
-
-def _same_content(before: Root, after: Root, path: bytes, old: os.stat_result, new: os.stat_result) -> bool:
-    if (old.st_dev, old.st_ino) == (new.st_dev, new.st_ino):
-        return True  # trees share files
-    if old.st_size != new.st_size:
-        return False
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    with open(before.open(path, flags), "rb") as one, open(after.open(path, flags), "rb") as other:
-        while True:
-            left, right = one.read(_CHUNK), other.read(_CHUNK)
-            if left != right:
-                return False
-            if not left:
-                return True

@@ -9,8 +9,8 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lxc_oci import existing, jsonio
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of the new image, and the file that has it; "" where the destination has it already."""
+    """A layer of the new image, and the file that it is to be written from; "" where the destination has it."""
 
     descriptor: Descriptor
     diff_id: Digest
@@ -85,13 +85,18 @@ def commit(request: Request, store: Store, limits: Limits, log: Log, progress: P
         with _writer(request, container, stage.path, limits, log) as writer:
             originals = _originals(container, image, writer, request.source, store, stage.path, limits, log, progress)
             if originals is None:
-                layers = [_everything(container, stage.path, limits, log, progress)]
+                layers = [_if_missing(_everything(container, stage.path, limits, log, progress), writer)]
             else:
-                layers = [*originals, _difference(container, stage.path, log, progress)]
+                layers = [*originals, _if_missing(_difference(container, stage.path, log, progress), writer)]
             raw_config = _configuration(image, layers, flattened=originals is None, running=request.running)
             raw = _manifest(image, layers, raw_config, container.facts.reference)
             digest = digests.sha256(raw)
-            _write(writer, layers, raw_config, stage.path, progress)
+            for number, layer in enumerate(layers, 1):
+                if layer.path:
+                    task = progress.task(f"layer {number}", layer.descriptor.size)
+                    writer.put_blob(layer.descriptor.digest, layer.path, task.advance)
+                    task.done("written")
+            _write_configuration(writer, raw_config, stage.path)
             selector = request.destination.tag or ("latest" if _is_docker(request.destination) else "")
             writer.put_manifest(selector, mediatype.OCI_MANIFEST, raw, digest)
         log.info(f"{container.name} is now {request.destination} ({digest})")
@@ -159,7 +164,7 @@ def _originals(
             f"the image has {image.kind.value} layers, over which no tar layer can be: everything becomes one layer"
         )
         return None
-    reference = existing.same_image(container)
+    reference = existing.same_image(container.facts)
     source = CachingSource(store, lambda: open_source(reference, options, limits, log.warn))
     found = []
     try:
@@ -179,12 +184,18 @@ def _originals(
                         )
                         return None
                     log.info(f"layer {number} is compressed anew, and gets another digest: {error.message}")
-                    found.append(_compress(index.tar, diff_id, os.path.join(stage, f"layer-{number}")))
+                    made = _compress(index.tar, diff_id, os.path.join(stage, f"layer-{number}"))
+                    found.append(_if_missing(made, writer))
                     continue
             found.append(Layer(descriptor, diff_id, path))
     finally:
         source.close()
     return found
+
+
+def _if_missing(layer: Layer, writer: Writer) -> Layer:
+    """Return a layer that was made here, to be written only where the destination lacks it."""
+    return replace(layer, path="") if writer.has(layer.descriptor.digest) else layer
 
 
 def _fetched(store: Store, source: CachingSource, layer: Descriptor, number: int, progress: Progress) -> str:
@@ -219,10 +230,13 @@ class _Gzip:
         self._plain.update(data)
         self._out(self._deflate.compress(data))
 
+    def close(self) -> None:
+        self._file.close()
+
     def finish(self) -> Layer:
         self._out(self._deflate.flush())
+        self._file.flush()
         size = self._file.tell()
-        self._file.close()
         kind = f"{mediatype.OCI_LAYER}+gzip"
         packed, plain = (Digest(f"sha256:{one.hexdigest()}") for one in (self._packed, self._plain))
         return Layer(Descriptor(kind, packed, size), plain, self._path)
@@ -233,11 +247,10 @@ class _Gzip:
 
 
 def _compress(tar: str, diff_id: Digest, path: str) -> Layer:
-    output = _Gzip(path)
-    with open(tar, "rb") as file:
+    with open(tar, "rb") as file, closing(_Gzip(path)) as output:
         while data := file.read(_CHUNK):
             output.write(data)
-    made = output.finish()
+        made = output.finish()
     if diff_id.algorithm == "sha256" and made.diff_id != diff_id:
         raise OciError(f"{tar} is not what its DiffID says", "run lxc-oci-py verify, then pull the image again")
     return Layer(made.descriptor, diff_id, path)
@@ -261,10 +274,10 @@ def _everything(container: Container, stage: str, limits: Limits, log: Log, prog
 
 def _tar(root: Root, stage: str, label: str, upper: bool, log: Log, progress: Progress) -> Layer:
     task: Task = progress.task(label, 0)
-    output = _Gzip(os.path.join(stage, "written"))
-    difflayer.write(root, output.write, upper=upper, without=OURS, warn=log.warn, on_bytes=task.advance)
-    task.done()
-    return output.finish()
+    with closing(_Gzip(os.path.join(stage, "written"))) as output:
+        difflayer.write(root, output.write, upper=upper, without=OURS, warn=log.warn, on_bytes=task.advance)
+        task.done()
+        return output.finish()
 
 
 # --- documents -----------------------------------------------------------------------------------------------------
@@ -313,16 +326,10 @@ def _descriptor(one: Descriptor) -> dict[str, object]:
     return {**found, "annotations": dict(one.annotations)} if one.annotations else found
 
 
-def _write(writer: Writer, layers: Sequence[Layer], raw_config: bytes, stage: str, progress: Progress) -> None:
-    """Write all blobs that the destination lacks."""
-    config = os.path.join(stage, "config.json")
-    with open(config, "xb") as file:
-        file.write(raw_config)
-    for number, layer in enumerate(layers, 1):
-        digest = layer.descriptor.digest
-        if layer.path and not writer.has(digest):
-            task = progress.task(f"layer {number}", layer.descriptor.size)
-            writer.put_blob(digest, layer.path, task.advance)
-            task.done("written")
-    if not writer.has(digests.sha256(raw_config)):
-        writer.put_blob(digests.sha256(raw_config), config, lambda count: None)
+def _write_configuration(writer: Writer, raw: bytes, stage: str) -> None:
+    digest = digests.sha256(raw)
+    if not writer.has(digest):
+        path = os.path.join(stage, "config.json")
+        with open(path, "xb") as file:
+            file.write(raw)
+        writer.put_blob(digest, path, lambda count: None)

@@ -137,7 +137,7 @@ def _to_layered(
 ) -> None:
     options = options._replace(platform=options.platform or existing.platform_of(container.facts))
     with (
-        acquired(existing.same_image(container), options, store, limits, log.warn) as found,
+        acquired(existing.same_image(container.facts), options, store, limits, log.warn) as found,
         new_generation(container) as number,
     ):
         if found.image.digest != container.facts.digest:

@@ -155,9 +155,8 @@ def platform_of(facts: Provenance) -> Platform | None:
     return platforms.parse(facts.wanted_platform) if facts.wanted_platform else None
 
 
-def same_image(container: Container) -> Reference:
-    """Return a reference of the very image that the container was made from, where there can be one."""
-    facts = container.facts
+def same_image(facts: Provenance) -> Reference:
+    """Return a reference of the very image that `facts` tell of, where there can be one."""
     reference = references.parse(facts.reference)
     if reference.transport != references.DOCKER:
         return reference

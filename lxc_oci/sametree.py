@@ -10,7 +10,6 @@ from lxc_oci.layer import attributes
 
 _CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_NOT_COMPARED = ("trusted.overlay.", "user.overlay.")  # how an overlay keeps something, not what it shows
 
 _Inodes = dict[tuple[int, int], bytes]
 
@@ -22,7 +21,7 @@ def differences(one: Root, other: Root) -> Iterator[str]:
     while pending:
         directory = pending.pop()
         yield from _compare(one, other, directory, links)
-        left, right = _names(one, directory), _names(other, directory)
+        left, right = set(names(one, directory)), set(names(other, directory))
         for name in sorted(left ^ right):
             yield f"{_shown(directory, name)}: only in one of them"
         for name in sorted(left & right):
@@ -49,7 +48,7 @@ def _compare(one: Root, other: Root, path: bytes, links: tuple[_Inodes, _Inodes]
             yield f"{shown}: not the same extended attributes"
         if stat.S_ISLNK(left.st_mode) and os.readlink(b"", dir_fd=fds[0]) != os.readlink(b"", dir_fd=fds[1]):
             yield f"{shown}: not the same target"
-        if stat.S_ISREG(left.st_mode) and not _same_content(one, other, path, left, right):
+        if stat.S_ISREG(left.st_mode) and not same_content(one, other, path, left, right):
             yield f"{shown}: not the same content"
         if not stat.S_ISDIR(left.st_mode):
             firsts = {
@@ -64,13 +63,14 @@ def _compare(one: Root, other: Root, path: bytes, links: tuple[_Inodes, _Inodes]
 
 
 def _xattrs(fd: int, status: os.stat_result) -> dict[str, bytes]:
-    if stat.S_ISLNK(status.st_mode):
-        return {}
-    found = attributes.every(f"/proc/self/fd/{fd}")
-    return {key: value for key, value in found.items() if not key.startswith(_NOT_COMPARED)}
+    """How an overlay keeps something is not what it shows."""
+    return {key: value for key, value in attributes.of(fd, status).items() if not key.startswith(attributes.OVERLAY)}
 
 
-def _same_content(one: Root, other: Root, path: bytes, left: os.stat_result, right: os.stat_result) -> bool:
+def same_content(one: Root, other: Root, path: bytes, left: os.stat_result, right: os.stat_result) -> bool:
+    """Tell whether two regular files, of which `left` and `right` are known, have the same bytes.  Raises OSError."""
+    if (left.st_dev, left.st_ino) == (right.st_dev, right.st_ino):
+        return True  # trees share files
     if left.st_size != right.st_size:
         return False
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -83,10 +83,11 @@ def _same_content(one: Root, other: Root, path: bytes, left: os.stat_result, rig
                 return True
 
 
-def _names(root: Root, path: bytes) -> set[bytes]:
+def names(root: Root, path: bytes) -> list[bytes]:
+    """Return the names in a directory, sorted.  Raises OSError."""
     fd = root.open(path, _DIRECTORY)
     try:
-        return {os.fsencode(name) for name in os.listdir(fd)}
+        return sorted(os.fsencode(name) for name in os.listdir(fd))
     finally:
         os.close(fd)
 

@@ -107,7 +107,7 @@ def rollback(directory: str, store: Store, limits: Limits, log: Log, show: Show)
         if gone:
             raise AccessError(
                 f"the store does not have {gone} of the image before any more",
-                f"fetch it again: lxc-oci-py update {container.name} --url {_pinned(facts)}",
+                f"fetch it again: lxc-oci-py update {container.name} --url {existing.same_image(facts).text}",
             )
         image = image_of(container, target, limits)
         old = image_of(container, container.number, limits)
@@ -153,11 +153,6 @@ def _facts(
         created=now(),
         previous=container.number,
     )
-
-
-def _pinned(facts: Provenance) -> str:
-    reference = references.parse(facts.reference)
-    return reference._replace(tag="", digest=facts.index_digest or facts.digest).text
 
 
 def _note(container: Container, wanted: Provenance, reference: Reference, image: Image) -> None:

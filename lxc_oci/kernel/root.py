@@ -168,15 +168,15 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
     # An explicit stack: the image decides how deep a tree is.  One descriptor is open at a time, and the way up is
     # "..", compared with the directory that was there on the way down.
     fd = _enter(parent_fd, name)
-    stack = [(_identity(fd), _unlink_all(fd))]
+    stack = [(identity(fd), _unlink_all(fd))]
     try:
         while True:
-            identity, directories = stack[-1]
+            entered, directories = stack[-1]
             if directories:
                 below = _enter(fd, directories[-1])
                 os.close(fd)
                 fd = below
-                stack.append((_identity(fd), _unlink_all(fd)))
+                stack.append((identity(fd), _unlink_all(fd)))
                 continue
             stack.pop()
             if not stack:
@@ -184,8 +184,8 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
             above = os.open(b"..", _DIRECTORY, dir_fd=fd)
             os.close(fd)
             fd = above
-            identity, directories = stack[-1]
-            if _identity(fd) != identity:
+            entered, directories = stack[-1]
+            if identity(fd) != entered:
                 raise OSError(errno.ESTALE, "moved while it was removed", name)
             os.rmdir(directories.pop(), dir_fd=fd)
     finally:
@@ -205,8 +205,10 @@ def _enter(parent_fd: int, name: bytes) -> int:
         return syscalls.openat2(parent_fd, name, _DIRECTORY, 0, resolve)
 
 
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
+def identity(place: int | str) -> tuple[int, int]:
+    """Return what tells a directory, by descriptor or path, from any other, and from what is mounted on it, a bind
+    mount of the same file system too.  Raises OSError."""
+    status = os.stat(place)
     return status.st_dev, status.st_ino
 
 

@@ -7,7 +7,10 @@ in which user.overlay.redirect makes one file show another's content.
 
 import errno
 import os
+import stat
 from collections.abc import Callable
+
+from lxc_oci.kernel import userns
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -18,6 +21,10 @@ _KEPT = frozenset((b"security.capability", ACL_ACCESS, ACL_DEFAULT))
 OVERLAY_OPAQUE = b"trusted.overlay.opaque"
 # They tie a file to another one, of a layer that need not be the one below here (kernel: filesystems/overlayfs).
 OVERLAY_REFUSED = frozenset(b"trusted.overlay." + word for word in (b"redirect", b"metacopy", b"origin", b"whiteout"))
+
+
+# Whatever privilege an overlay was mounted with.
+OVERLAY = ("trusted.overlay.", "user.overlay.")
 
 
 def keeps(name: bytes) -> bool:
@@ -45,6 +52,29 @@ def every(path: str) -> dict[str, bytes]:
             raise
         return {}
     return {name: os.getxattr(path, name) for name in names}
+
+
+def of(fd: int, status: os.stat_result) -> dict[str, bytes]:
+    """Return all attributes of what the O_PATH descriptor `fd` is, as `every` does; a symbolic link has none."""
+    return {} if stat.S_ISLNK(status.st_mode) else every(f"/proc/self/fd/{fd}")
+
+
+def opaque(xattrs: dict[str, bytes]) -> bool:
+    """Tell whether a directory in the upper one of an overlay hides those below it."""
+    return xattrs.get(f"{_counts()}opaque") == b"y"
+
+
+def dependence(xattrs: dict[str, bytes]) -> str:
+    """Return the feature of overlayfs by which a file of an upper directory shows what a lower one has, or ""."""
+    return next((feature for feature in ("redirect", "metacopy") if _counts() + feature in xattrs), "")
+
+
+def _counts() -> str:
+    """Return what overlayfs's own attributes begin with in a mount that this process can make.
+
+    The others are a file's like any: a container of root's may have set user.overlay.opaque itself.
+    """
+    return OVERLAY[0] if userns.current().initial else OVERLAY[1]
 
 
 def inherits(fd: int) -> bool:

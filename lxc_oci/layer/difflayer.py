@@ -15,7 +15,6 @@ from lxc_oci.layer import attributes, tarwriter
 from lxc_oci.layer.tarwriter import Facts, TarWriter
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_OVERLAY = ("trusted.overlay.", "user.overlay.")
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 _KINDS = {
     stat.S_IFREG: tarwriter.FILE,
@@ -79,7 +78,7 @@ def _add(
     fd = root.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         status = os.fstat(fd)
-        xattrs = _xattrs(fd, status)
+        xattrs = attributes.of(fd, status)
         target = os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(status.st_mode) else b""
     finally:
         os.close(fd)
@@ -96,9 +95,14 @@ def _add(
     if kind not in _KINDS:
         warn(f"/{os.fsdecode(path)} is a socket, which a layer cannot carry")
         return None
-    opaque = _check_overlay(path, xattrs) if upper else False
+    if upper and (feature := attributes.dependence(xattrs)):
+        raise RefusedError(
+            f"/{os.fsdecode(path)} was written with overlayfs's {feature}, which a layer cannot carry",
+            "convert the container first: lxc-oci-py convert NAME --storage flat",
+        )
     first = links.setdefault((status.st_dev, status.st_ino), path) if kind != stat.S_IFDIR else path
-    kept = sorted((os.fsencode(key), value) for key, value in xattrs.items() if attributes.keeps(os.fsencode(key)))
+    carried = xattrs if kind in (stat.S_IFREG, stat.S_IFDIR) else {}
+    kept = sorted((os.fsencode(key), value) for key, value in carried.items() if attributes.keeps(os.fsencode(key)))
     if any(b"=" in key for key, _ in kept):  # a PAX record's name ends there, and the rest would be the value
         warn(f"/{os.fsdecode(path)} has an extended attribute with = in its name, which a layer cannot carry")
         kept = [(key, value) for key, value in kept if b"=" not in key]
@@ -116,7 +120,7 @@ def _add(
             (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in (stat.S_IFCHR, stat.S_IFBLK) else (0, 0)
         )
         tar.add(name, _KINDS[kind], facts, target=target, device=device, xattrs=kept)
-    if opaque:
+    if upper and attributes.opaque(xattrs):
         tar.add(os.path.join(path, _OPAQUE), tarwriter.FILE, _facts(status))
     return status
 
@@ -126,24 +130,6 @@ def _opened(root: Root, path: bytes, flags: int) -> int:
         return root.open(path, flags)
     except PermissionError:  # O_NOATIME is for the owner alone
         return root.open(path, flags & ~os.O_NOATIME)
-
-
-def _check_overlay(path: bytes, xattrs: dict[str, bytes]) -> bool:
-    """Return whether a directory is opaque."""
-    for kind in _OVERLAY:
-        for feature in ("redirect", "metacopy"):
-            if kind + feature in xattrs:
-                raise RefusedError(
-                    f"/{os.fsdecode(path)} was written with overlayfs's {feature}, which a layer cannot carry",
-                    "convert the container first: lxc-oci-py convert NAME --storage flat",
-                )
-    return any(xattrs.get(f"{kind}opaque") == b"y" for kind in _OVERLAY)
-
-
-def _xattrs(fd: int, status: os.stat_result) -> dict[str, bytes]:
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        return {}
-    return attributes.every(f"/proc/self/fd/{fd}")
 
 
 def _facts(status: os.stat_result) -> Facts:

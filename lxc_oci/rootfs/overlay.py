@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 from lxc_oci.errors import NoSpaceError, UnsupportedError
 from lxc_oci.kernel import syscalls, userns
+from lxc_oci.kernel.root import identity
 
 _CLONE_NEWNS = 0x00020000
 
@@ -40,12 +41,12 @@ def copy_root_attributes(lower: str, upper: str) -> None:
 @contextmanager
 def mounted(lower: str, upper: str, work: str, target: str) -> Iterator[None]:
     """Mount the overlay at `target` for the time of the context.  Raises as `mount` does."""
-    before = os.stat(target).st_dev
+    before = identity(target)
     try:
         mount(lower, upper, work, target)
         yield
     finally:
-        if os.stat(target).st_dev != before:  # a signal may end us just when it is mounted
+        if identity(target) != before:  # a signal may end us just when it is mounted
             syscalls.umount2(os.fsencode(target))
 
 

@@ -17,6 +17,7 @@ from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UnsupportedErro
 from lxc_oci.image.manifest import Manifest
 from lxc_oci.image.mediatype import LayerKind, layer_kind
 from lxc_oci.kernel import durable, run, syscalls
+from lxc_oci.kernel.root import identity
 from lxc_oci.layer import verity
 from lxc_oci.layer.verity import Verity
 from lxc_oci.limits import Limits
@@ -192,13 +193,13 @@ def attached(container: str, limits: Limits, *, hook: str = HOOK, directory: str
     """
     target = os.path.join(container, "rootfs")
     place = () if directory == DIRECTORY else (directory,)
-    before = os.stat(target).st_dev
+    before = identity(target)
     try:
         _call(hook, "attach", container, limits, *place)
         yield target
     except BaseException:
         try:
-            if os.stat(target).st_dev != before:
+            if identity(target) != before:
                 _detach(hook, container, limits, *place)
         except (OciError, OSError):
             pass  # the first error is the one that counts

@@ -99,6 +99,15 @@ def test_whiteouts(tmp_path: Path) -> None:
     assert whole["gone"].ischr() and "d/.wh..wh..opq" not in whole
 
 
+def test_what_a_container_says_itself_of_overlayfs_does_not_count(tmp_path: Path) -> None:
+    need.root()
+    (tmp_path / "d").mkdir()
+    for word in ("opaque", "redirect"):
+        os.setxattr(tmp_path / "d", f"user.overlay.{word}", b"y")
+    found = members(written(tmp_path))
+    assert list(found) == [".", "d"] and not found["d"].pax_headers.keys() & {"SCHILY.xattr.user.overlay.opaque"}
+
+
 @pytest.mark.parametrize("feature", ["redirect", "metacopy"])
 def test_what_is_not_all_in_the_upper_directory_is_refused(tmp_path: Path, feature: str) -> None:
     need.root()
