@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 
 from lxc_oci.errors import UnavailableError, UnsupportedError
 
+OUTPUT_BYTES = 16 * 1024 * 1024  # what `run` keeps of an output: documents, not data
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SETPRIV = "/usr/bin/setpriv"
 _PRLIMIT = "/usr/bin/prlimit"
@@ -67,34 +68,78 @@ def run(
 
     `input` is what it reads, bytes or a descriptor, else nothing; `environment` is added to CLEAN_ENVIRONMENT;
     `timeout` is seconds, `memory` the address space in bytes, `user` the (uid, gid) to become.  Raises
-    UnavailableError when the time is over (the program's process group is killed) and UnsupportedError when it
-    cannot be started.
+    UnavailableError when the time is over or an output longer than OUTPUT_BYTES (the program's process group is
+    killed) and UnsupportedError when it cannot be started.
     """
     name = _name(argv)
+    end = time.monotonic() + timeout
+    fd = _file_of(input) if isinstance(input, bytes) else subprocess.DEVNULL if input is None else input
     try:
         process = subprocess.Popen(
             [*_prefix(memory, user), *argv],
-            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE if isinstance(input, bytes) else input,
+            stdin=fd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**CLEAN_ENVIRONMENT, **(environment or {})},
             cwd=cwd,
+            bufsize=0,
             pass_fds=pass_fds,
             start_new_session=True,
         )
     except OSError as error:
         raise UnsupportedError(f"cannot start {name}: {error.strerror}") from error
-    try:
-        output, errors = process.communicate(input if isinstance(input, bytes) else None, timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise UnavailableError(f"{name} did not finish in {timeout:.0f} seconds") from None
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
+    finally:
+        if isinstance(input, bytes):
+            os.close(fd)
+    with process.stdout, process.stderr:  # type: ignore[union-attr]
+        try:
+            output, errors = _read_both(process, end)
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise UnavailableError(f"{name} did not finish in {timeout:.0f} seconds") from None
+        except _TooLong:
+            raise UnavailableError(f"{name} printed more than {OUTPUT_BYTES >> 20} MiB, and was stopped") from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     return Result(process.returncode, output, errors)
+
+
+class _TooLong(Exception):
+    """A program printed more than is kept."""
+
+
+def _file_of(data: bytes) -> int:
+    """Return a descriptor from which a program reads `data`."""
+    fd = os.memfd_create("input")
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _read_both(process: "subprocess.Popen[bytes]", end: float) -> tuple[bytes, bytes]:
+    """Return both outputs, read to their ends.  Raises TimeoutExpired and _TooLong."""
+    assert process.stdout is not None and process.stderr is not None
+    kept = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    waiting = select.poll()
+    for fd in kept:
+        waiting.register(fd, select.POLLIN)
+    open_ones = len(kept)
+    while open_ones:
+        ready = waiting.poll(max(0.0, end - time.monotonic()) * 1000)
+        if not ready:
+            raise subprocess.TimeoutExpired(process.args, 0)
+        for fd, _ in ready:
+            data = os.read(fd, 1 << 16)
+            kept[fd] += data
+            if not data:
+                waiting.unregister(fd)
+                open_ones -= 1
+            elif len(kept[fd]) > OUTPUT_BYTES:
+                raise _TooLong
+    output, errors = kept.values()
+    return bytes(output), bytes(errors)
 
 
 def _name(argv: Sequence[str | bytes]) -> str:
