@@ -6,7 +6,7 @@ Which bytes are wanted, and whether they are right, is the business of `registry
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from lxc_oci import __version__, jsonio
 from lxc_oci.errors import AccessError, OciError, RefusedError, UnavailableError
@@ -73,7 +73,7 @@ class RegistryEndpoint:
         method: str,
         path: str,
         headers: Mapping[str, str],
-        accept: tuple[int, ...] = (200,),
+        accept: Container[int] = (200,),
         *,
         body: bytes | Upload | None = None,
         url: Url | None = None,

@@ -34,6 +34,8 @@ _T = TypeVar("_T")
 _DOCUMENTS = mediatype.MANIFESTS | mediatype.INDEXES
 # Schema 1 is not asked for: a registry that has nothing else says so, and image.manifest refuses it.
 _ACCEPT = ", ".join((mediatype.OCI_MANIFEST, mediatype.OCI_INDEX, mediatype.DOCKER_MANIFEST, mediatype.DOCKER_INDEX))
+# Not 401 and 429: what they ask for holds for the GET too.
+_HEAD_ANSWERS = frozenset(range(200, 600)) - {401, 429}
 # Content types that say nothing: then the document's own mediaType counts.
 _UNTYPED = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 
@@ -93,23 +95,24 @@ class RegistrySource:
         One request without a body, which Docker Hub does not count.  The answer is only a name: a store that holds
         a manifest under it has computed that digest from the bytes that it holds, so a lying registry can at most
         choose among manifests that were verified before, as it could by answering the GET with one of them.
-        Raises AccessError, UnavailableError.
+        A registry that answers a HEAD badly may still answer the GET, which decides: it announces nothing.  So does a
+        mirror, and it is still the first to be asked for the image.
+        Raises AccessError and UnavailableError when nobody answers, or only to ask for a login or for less requests.
         """
         if self._reference.digest is not None:
             return self._reference.digest
-        response = self._first(
-            lambda endpoint: endpoint.request(
-                "HEAD", f"manifests/{self._selector}", {"Accept": _ACCEPT}, (200, 405, 501)
-            )
-        )
-        try:
-            announced = response.header("Docker-Content-Digest")
-        finally:
-            response.drain()
-        try:
-            return Digest(announced)
-        except RefusedError:
-            return None
+        failures: list[OciError] = []
+        for endpoint in self._endpoints:
+            try:
+                announced = self._announced(endpoint)
+            except OciError as error:
+                failures.append(error)
+                continue
+            if announced is not None:
+                return announced
+        if len(failures) == len(self._endpoints):
+            raise combined(failures) from failures[-1]
+        return None
 
     def root(self, limits: Limits) -> tuple[Descriptor, bytes]:
         """Return the manifest or index that the reference names, checked against the reference's digest.
@@ -162,6 +165,15 @@ class RegistrySource:
         """Return the URL of a blob at the endpoint that the image came from."""
         kind = "manifests" if descriptor.media_type in _DOCUMENTS else "blobs"
         return str(self._endpoints[0].url(f"{kind}/{descriptor.digest}"))
+
+    def _announced(self, endpoint: RegistryEndpoint) -> Digest | None:
+        response = endpoint.request("HEAD", f"manifests/{self._selector}", {"Accept": _ACCEPT}, _HEAD_ANSWERS)
+        try:
+            return Digest(response.header("Docker-Content-Digest")) if response.status == 200 else None
+        except RefusedError:
+            return None
+        finally:
+            response.drain()
 
     def _first(self, work: Callable[[RegistryEndpoint], _T], prefer: bool = True) -> _T:
         """Return what the first endpoint gives for which `work` succeeds; `prefer` that one from now on."""

@@ -114,12 +114,43 @@ def test_head_without_a_digest(registry: FaultRegistry, announced: str) -> None:
         assert opened.head() is None
 
 
-@pytest.mark.parametrize("status", [405, 501])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 500, 501, 503])
 def test_head_is_not_needed(registry: FaultRegistry, status: int) -> None:
     registry.faults.append(lambda request: Answer(status) if request.method == "HEAD" else None)
     with source(f"docker://{registry.host}/team/app:1", insecure=True) as opened:
         assert opened.head() is None
         assert opened.root(QUICK)[0].digest == SMALL.digest
+
+
+def test_mirror_that_fails_at_head_is_still_the_first(registry: FaultRegistry, home: Path) -> None:
+    with FaultRegistry() as mirror:
+        mirror.add("team/app", "1", SMALL)
+        mirror.faults.append(lambda request: Answer(404) if request.method == "HEAD" else None)
+        configure_mirror(home, registry, mirror)
+        with source(f"docker://{registry.host}/team/app:1") as opened:
+            assert opened.head() == SMALL.digest  # the registry's word
+            assert opened.root(QUICK)[0].digest == SMALL.digest
+        assert len(mirror.seen(method="GET")) >= 1
+        assert not registry.seen("/team/app/", method="GET")
+
+
+def test_head_that_nobody_answers(registry: FaultRegistry, home: Path) -> None:
+    registry.faults.append(lambda request: Answer(429) if request.method == "HEAD" else None)
+    with (
+        source(f"docker://{registry.host}/team/app:1", insecure=True) as opened,
+        pytest.raises(UnavailableError, match="more requests"),
+    ):
+        opened.head()
+
+
+def configure_mirror(home: Path, registry: FaultRegistry, mirror: FaultRegistry) -> None:
+    """Let the user's registries.conf name a mirror, both of them without TLS."""
+    path = home / ".config/containers/registries.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n'
+        f'[[registry.mirror]]\nlocation = "{mirror.host}"\ninsecure = true\n'
+    )
 
 
 def test_opening_a_source_asks_nobody(registry: FaultRegistry) -> None:
