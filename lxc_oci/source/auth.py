@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lxc_oci import jsonio
-from lxc_oci.errors import AccessError, RefusedError, UsageError
+from lxc_oci.errors import AccessError, OciError, RefusedError, UsageError
 from lxc_oci.limits import Limits
 from lxc_oci.source import hostfiles
 
@@ -66,12 +66,21 @@ class Keyring:
     def find(self, host: str, repository: str) -> Credentials | None:
         """Return the credentials for `host` (`docker.io` for the Hub) and `repository`, None to be anonymous.
 
+        A place that fails does not end the search: its error counts where no other has credentials.
         Raises UsageError for files that cannot be read, and AccessError for helpers that fail.
         """
+        failures: list[OciError] = []
         for helper in self._helpers:
-            found = self._in_files(host, repository) if helper == _AUTH_FILES else self._ask(helper, host)
+            try:
+                found = self._in_files(host, repository) if helper == _AUTH_FILES else self._ask(helper, host)
+            except OciError as error:
+                failures.append(error)
+                continue
             if found is not None:
                 return found
+        if failures:
+            first, *others = failures
+            raise type(first)("; ".join([first.message, *(error.message for error in others)]), first.hint)
         return None
 
     def _in_files(self, host: str, repository: str) -> Credentials | None:
@@ -143,7 +152,11 @@ class Keyring:
                 self._warn(f"the entry for {host} in {path} is not valid and not used")
         store = document.get("credsStore")
         if not legacy and isinstance(store, str) and store:
-            return self._ask(store, _HUB_KEY if host in _HUB else host)
+            try:
+                return self._ask(store, _HUB_KEY if host in _HUB else host)
+            except OciError as error:
+                # Not asked for by name, as credHelpers are: containers/image does not even look at it.
+                self._warn(f"the credsStore of {path} is not used: {error.message}")
         return None
 
     def _ask(self, helper: str, server: str) -> Credentials | None:
@@ -236,7 +249,9 @@ def _decode(entry: dict[str, Any]) -> Credentials | None:
     text = entry.get("auth")
     if isinstance(text, str) and text:
         try:
-            username, colon, password = base64.b64decode(text, validate=True).decode("utf-8").partition(":")
+            # Go, and so whoever wrote the file, passes over line breaks.
+            raw = base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+            username, colon, password = raw.decode("utf-8").partition(":")
         except (binascii.Error, UnicodeDecodeError):
             colon = ""
         if not colon:
@@ -244,6 +259,6 @@ def _decode(entry: dict[str, Any]) -> Credentials | None:
     elif isinstance(entry.get("username"), str) and isinstance(entry.get("password"), str):
         username, password = entry["username"], entry["password"]
     password = password.strip("\0")
-    if not token and not (username and password):
+    if not token and not username:
         return None
     return Credentials(username, password, token)

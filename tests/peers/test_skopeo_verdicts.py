@@ -120,6 +120,26 @@ LOGINS = [
         "files left out in registries.conf", "",
         {CONF: 'credential-helpers = ["wrong"]', RUNTIME: auths(**{"{login}": auth()})},
     ),
+    login(
+        "missing helper before the files", "login",
+        {CONF: 'credential-helpers = ["missing", "containers-auth.json"]', RUNTIME: auths(**{"{login}": auth()})},
+    ),
+    login(
+        "failing helper before the files", "login",
+        {CONF: 'credential-helpers = ["failing", "containers-auth.json"]', RUNTIME: auths(**{"{login}": auth()})},
+    ),
+    login("failing helper before another", "login", {CONF: 'credential-helpers = ["failing", "right"]'}),
+    login("failing helpers", "", {CONF: 'credential-helpers = ["failing", "missing"]'}),
+    login(
+        "missing credsStore", "login",
+        {CONFIG: {"credsStore": "missing"}, DOCKER: auths(**{"{login}": auth()})},
+    ),
+    login(
+        "failing credsStore", "login",
+        {CONFIG: {"credsStore": "failing"}, DOCKER: auths(**{"{login}": auth()})},
+    ),
+    login("line breaks in base64", "login", {RUNTIME: auths(**{"{login}": {"auth": "bWU6\r\nc2Vjcm\nV0"}})}),
+    login("empty password", "", {RUNTIME: auths(**{"{login}": auth("me", "")}), CONFIG: auths(**{"{login}": auth()})}),
     login("options", "login", {}, credentials="me:secret"),
     login("options before files", "", {RUNTIME: auths(**{"{login}": auth()})}, credentials="me:wrong"),
     Case("login: token", TOKEN, "token", {RUNTIME: auths(**{"{token}": auth()})}),
@@ -399,6 +419,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             path.write_text(
                 f'#!/bin/sh\ncat >/dev/null\necho \'{{"ServerURL":"x","Username":"me","Secret":"{secret}"}}\'\n'
             )
+        (programs / "docker-credential-failing").write_text("#!/bin/sh\nexit 1\n")
+        for path in programs.iterdir():
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
         hosts = {name: registry.host for name, registry in registries.items()}
         digests = {image.digest: name for name, image in (made | signed_images).items()}

@@ -146,6 +146,9 @@ def test_names_of_docker_hub(host: Host, key: str) -> None:
         (entry("me", "a:b:c"), ("me", "a:b:c", "")),
         (entry("me", "x\0\0"), ("me", "x", "")),
         ({"username": "me", "password": "x"}, ("me", "x", "")),
+        ({"auth": "bWU6\r\nc2Vjcm\nV0"}, ("me", "secret", "")),
+        (entry("me", ""), ("me", "", "")),
+        (entry("", "x"), None),
         ({"identitytoken": "tok"}, ("", "", "tok")),
         ({**entry("me", ""), "identitytoken": "tok"}, ("me", "", "tok")),
         ({"auth": ""}, None),
@@ -241,6 +244,29 @@ def test_helpers_of_registries_conf(host: Host, programs: Path) -> None:
     host.write("run/containers/auth.json", auths(**{HOST: "file"}))
     assert host.find(helpers=["none", "containers-auth.json", "mine"]) == "file"
     assert host.find(helpers=["none", "mine"]) == f"get-{HOST}"
+
+
+def test_failing_helper_does_not_end_the_search(host: Host, programs: Path) -> None:
+    """As in containers/image: a host's list may name a helper that works in a desktop's session only."""
+    helper(programs, "failing", "exit 1")
+    host.write("run/containers/auth.json", auths(**{HOST: "file"}))
+    for first in ("failing", "not-installed"):
+        assert host.find(helpers=[first, "containers-auth.json"]) == "file"
+        with pytest.raises(AccessError, match=f"docker-credential-{first}"):
+            host.find(host="other.example", helpers=[first, "containers-auth.json"])
+    with pytest.raises(AccessError, match="failing.*; .*not-installed"):
+        host.find(helpers=["failing", "not-installed"])
+
+
+@pytest.mark.parametrize("store", ["failing", "not-installed", "../evil"])
+def test_failing_store_is_told_and_passed_over(host: Host, programs: Path, store: str) -> None:
+    """Docker Desktop leaves its credsStore behind; images that need no login must not need it either."""
+    helper(programs, "failing", "exit 1")
+    host.write("config/containers/auth.json", {"credsStore": store})
+    assert host.find() is None
+    assert len(host.warnings) == 1 and store in host.warnings[0]
+    host.write("home/.docker/config.json", auths(**{HOST: "me"}))
+    assert host.find() == "me"
 
 
 def test_identity_token_of_a_helper(host: Host, programs: Path) -> None:
