@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from lxc_oci.errors import UsageError
 from lxc_oci.source import hostfiles
 
+_OWN_DIRECTORY = ".config/containers/certs.d"  # in the home directory, whatever XDG_CONFIG_HOME says
 _SYSTEM_DIRECTORIES = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 
 
@@ -17,7 +18,7 @@ class Trust:
 
     def __init__(self, environment: Mapping[str, str], directories: tuple[str, ...] | None = None) -> None:
         if directories is None:
-            directories = (os.path.join(hostfiles.config_home(environment), "containers/certs.d"), *_SYSTEM_DIRECTORIES)
+            directories = (os.path.join(hostfiles.home(environment), _OWN_DIRECTORY), *_SYSTEM_DIRECTORIES)
         self._directories = directories
         self._contexts: dict[tuple[str, str, bool], ssl.SSLContext] = {}
         self._lock = threading.Lock()
@@ -25,6 +26,7 @@ class Trust:
     def context(self, authority: str, registry: str, insecure: bool) -> ssl.SSLContext:
         """Return the context for `authority` (`host[:port]`), contacted on behalf of `registry`.
 
+        Both are written as their directories in certs.d are called.
         A host that a registry sends us to is verified with the registry's CAs too, but never gets its client
         certificate.  `insecure` accepts any certificate.  Raises UsageError for a directory that cannot be used.
         """

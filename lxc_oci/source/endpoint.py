@@ -48,7 +48,6 @@ class RegistryEndpoint:
         self.place = place
         host, port = urls.split_host(_HUB_HOST if place.host == "docker.io" else place.host, "registry")
         self._host, self._port = host, port
-        self._authority = _HUB_HOST if place.host == "docker.io" else place.host
         self._transport = transport
         self._trust = trust
         self._limits = limits
@@ -215,9 +214,13 @@ class RegistryEndpoint:
         self, method: str, url: Url, headers: Mapping[str, str], body: bytes | Upload | None = None
     ) -> Response:
         context = None
+        # containers-certs.d(5) goes by the name that the user writes: docker.io, example.com:443.
+        known = self.place.host if url.origin == self.url("").origin else url.authority
         if url.scheme == "https":
-            context = self._trust.context(url.authority, self._authority, self.place.insecure)
-        return self._transport.exchange(method, url, headers, context, body=body, named=url.host == self._host)
+            context = self._trust.context(known, self.place.host, self.place.insecure)
+        return self._transport.exchange(
+            method, url, headers, context, body=body, named=url.host == self._host, known=known
+        )
 
     def _credentials(self) -> Credentials | None:
         with self._lock:

@@ -126,11 +126,13 @@ class Transport:
         *,
         body: bytes | Upload | None = None,
         named: bool = True,
+        known: str = "",
     ) -> Response:
         """Send one request and return the answer, its body unread.
 
         `context` is what https is verified with; `named` says that the administrator or the user named the host,
         and not a server: a stranger's host must not resolve to a link-local address (metadata services).
+        `known` is what the host's directory in certs.d is called, for a hint.
         Raises ConnectionFailed.
         """
         key = (url.origin, context, named)
@@ -140,7 +142,7 @@ class Transport:
             connection = self._take(key)
             reused = connection is not None
             if connection is None:
-                connection = self._connect(url, context, named)
+                connection = self._connect(url, context, named, known or url.authority)
             try:
                 return self._exchange(key, connection, method, url, headers, body)
             except ConnectionFailed:
@@ -220,7 +222,7 @@ class Transport:
         for connection in busy:
             connection.wire.stop()
 
-    def _connect(self, url: Url, context: ssl.SSLContext | None, named: bool) -> Connection:
+    def _connect(self, url: Url, context: ssl.SSLContext | None, named: bool, known: str) -> Connection:
         proxy = self._proxies.find(url)
         if proxy is None:
             sock = self._dial(url.host, url.port, url.authority, named)
@@ -230,7 +232,7 @@ class Transport:
             if url.scheme == "https":
                 if proxy is not None:
                     self._tunnel(sock, url, proxy)
-                sock = self._secure(sock, url, context)
+                sock = self._secure(sock, url, context, known)
             connection = Connection(Wire(sock, self._limits), url.authority)
         except BaseException:
             sock.close()
@@ -301,7 +303,7 @@ class Transport:
                 fresh=True,
             )
 
-    def _secure(self, sock: socket.socket, url: Url, context: ssl.SSLContext | None) -> socket.socket:
+    def _secure(self, sock: socket.socket, url: Url, context: ssl.SSLContext | None, known: str) -> socket.socket:
         if context is None:
             raise ValueError("https without a TLS context")
         sock.settimeout(self._limits.connect_timeout)
@@ -309,7 +311,7 @@ class Transport:
             return context.wrap_socket(sock, server_hostname=url.host)
         except ssl.SSLCertVerificationError as error:
             reason = error.verify_message or str(error)
-            hint = f"put the CA's certificate into /etc/containers/certs.d/{url.authority}/ca.crt"
+            hint = f"put the CA's certificate into /etc/containers/certs.d/{known}/ca.crt"
             if "not yet valid" in reason or "expired" in reason:
                 hint = f"is the clock right? It says {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
             raise ConnectionFailed(

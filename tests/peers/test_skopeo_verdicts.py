@@ -163,6 +163,15 @@ CERTIFICATES = [
     Case("certs: any name", OPEN, "open", {CERTS + "{open}/my.crt": "@ca"}, trusted=False),
     Case("certs: wrong extension", OPEN, "", {CERTS + "{open}/ca.pem": "@ca"}, trusted=False),
     Case("certs: the server's own", OPEN, "open", {CERTS + "{open}/ca.crt": "@open"}, trusted=False),
+    Case(
+        "certs: XDG_CONFIG_HOME does not count", OPEN, "",
+        {"config/containers/certs.d/{open}/ca.crt": "@ca"},
+        environment={"XDG_CONFIG_HOME": "{here}/config"}, trusted=False,
+    ),
+    Case(
+        "certs: the home directory counts", OPEN, "open",
+        {CERTS + "{open}/ca.crt": "@ca"}, environment={"XDG_CONFIG_HOME": "{here}/config"}, trusted=False,
+    ),
     Case("certs: insecure", OPEN, "open", trusted=False, insecure=True),
     Case(
         "certs: insecure in registries.conf", OPEN, "open",

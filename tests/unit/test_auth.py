@@ -254,7 +254,7 @@ def test_failing_helper_does_not_end_the_search(host: Host, programs: Path) -> N
         assert host.find(helpers=[first, "containers-auth.json"]) == "file"
         with pytest.raises(AccessError, match=f"docker-credential-{first}"):
             host.find(host="other.example", helpers=[first, "containers-auth.json"])
-    with pytest.raises(AccessError, match="failing.*; .*not-installed"):
+    with pytest.raises(AccessError, match=r"failing.*; .*not-installed"):
         host.find(helpers=["failing", "not-installed"])
 
 

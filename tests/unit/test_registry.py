@@ -4,6 +4,7 @@
 import base64
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -378,6 +379,36 @@ def test_https_goes_through_the_proxy(
         with pytest.raises(UnavailableError, match="403") as caught:
             pull(f"docker://{named}/team/app:1")
         assert "p@ss" not in caught.value.message and "p%40ss" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "written, server, wrong",
+    [
+        ("docker.io", "registry-1.docker.io", "registry-1.docker.io"),
+        ("registry.example.com:443", "registry.example.com", "registry.example.com"),
+    ],
+)
+def test_certificates_are_found_by_the_name_that_is_written(
+    authority: Authority, home: Path, monkeypatch: pytest.MonkeyPatch, written: str, server: str, wrong: str
+) -> None:
+    """Authorities and client certificates, as with skopeo; the hint names the same directory."""
+    context = authority.server_context(server, f"DNS:{server}")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(authority.certificate)
+    certs = home / ".config/containers/certs.d"
+    certificate, key = authority.issue("client")
+    with FaultRegistry(context) as registry, Forwarder(registry) as proxy:
+        registry.add("team/app", "1", SMALL)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.host}")
+        authority.install(certs, wrong)
+        with pytest.raises(UnavailableError, match="certificate") as caught:
+            pull(f"docker://{written}/team/app:1")
+        assert f"certs.d/{written}/ca.crt" in caught.value.hint
+        authority.install(certs, written)
+        (certs / written / "me.cert").write_bytes(certificate.read_bytes())
+        (certs / written / "me.key").write_bytes(key.read_bytes())
+        assert pull(f"docker://{written}/team/app:1").image.digest == SMALL.digest
+        assert {request.certificate for request in registry.requests} == {True}
 
 
 def test_http_goes_through_the_proxy(home: Path, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
