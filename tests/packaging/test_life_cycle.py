@@ -37,6 +37,13 @@ def make_container(box: Box, directory: str = "/var/lib/lxc/web") -> None:
     box.write(f"{directory}/config", config.encode())
 
 
+def update_container(box: Box, directory: str) -> None:
+    """Leave what later updates leave: a configuration that names neither the store nor an image."""
+    make_container(box, directory)
+    box.write(f"{directory}/config", f"lxc.hook.pre-mount = {HOOK} --generation=2\n".encode())
+    box.write(f"{directory}/oci-py/g2/plan.json", f'{{"lower": ["{TREE}"]}}'.encode())
+
+
 def test_nothing_is_left_without_containers(installed: Box) -> None:
     installed.write(f"{TREE}/bin/sh", b"in the store")
     installed.write("/etc/lxc-oci-py/limits.conf", b"layers = 100\n")
@@ -76,6 +83,50 @@ def test_purge_keeps_a_store_that_is_needed(installed: Box, package: Path, place
     installed.run("rm", "-r", place)
     assert "is kept" not in installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
     assert not installed.exists(STORE) and not installed.exists(HOOK)
+
+
+@pytest.mark.parametrize(
+    "place", ["/var/lib/lxc/web", "/var/lib/lxc/web/snaps/snap0", "/var/lib/lxcsnaps/web/snap0"]
+)
+def test_purge_keeps_a_store_that_an_update_needs(installed: Box, place: str) -> None:
+    update_container(installed, place)
+    said = installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
+    assert f"{STORE} is kept" in said and f"{place}/oci-py/g2/plan.json" in said
+    assert installed.exists(TREE)
+    assert f"left for containers that name it: {HOOK}\n" in said
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_purge_keeps_a_store_whose_disk_is_not_mounted(installed: Box, mounted: bool) -> None:
+    """The mount point is there, and empty."""
+    installed.run("mkdir", "-p", "/mnt/machines")
+    if mounted:
+        installed.run("mount", "-t", "tmpfs", "none", "/mnt/machines")
+    reference = b'{\n  "lxcpath": "/mnt/machines",\n  "name": "web",\n  "mountPoint": "/mnt/machines"\n}\n'
+    installed.write(f"{STORE}/containers/1", reference)
+    said = installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
+    assert ("what is on /mnt/machines, which is not mounted now" in said) is not mounted
+    assert installed.exists(STORE) is not mounted
+
+
+def test_purge_empties_a_store_that_is_a_disk(installed: Box) -> None:
+    installed.run("mkdir", "-p", STORE)
+    installed.run("mount", "-t", "tmpfs", "none", STORE)
+    installed.write(f"{TREE}/bin/sh", b"in the store")
+    said = installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
+    assert said.splitlines()[-1] == f"lxc-oci-py: removing {STORE}, which no container needs"
+    assert installed.run("ls", "-A", STORE).stdout == ""
+
+
+def test_a_user_s_container_gets_a_note_wherever_their_home_is(installed: Box) -> None:
+    place = "/srv/people/ann/.local/share/lxc"
+    installed.run("/bin/sh", "-c", "echo ann:x:4711:4711::/srv/people/ann:/bin/sh >>/etc/passwd")
+    make_container(installed, f"{place}/web")
+    installed.run("mkdir", f"{place}/trap")
+    installed.run("mkfifo", f"{place}/trap/config")
+    said = installed.run("timeout", "60", "dpkg", "--no-triggers", "--remove", "lxc-oci-py").stdout
+    assert f"{place}/web/config" in said
+    assert "this container needs the package" in installed.run(HOOK, check=False).stdout
 
 
 def test_purge_keeps_a_store_whose_containers_are_elsewhere(installed: Box) -> None:
