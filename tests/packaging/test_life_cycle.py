@@ -85,9 +85,7 @@ def test_purge_keeps_a_store_that_is_needed(installed: Box, package: Path, place
     assert not installed.exists(STORE) and not installed.exists(HOOK)
 
 
-@pytest.mark.parametrize(
-    "place", ["/var/lib/lxc/web", "/var/lib/lxc/web/snaps/snap0", "/var/lib/lxcsnaps/web/snap0"]
-)
+@pytest.mark.parametrize("place", ["/var/lib/lxc/web", "/var/lib/lxc/web/snaps/snap0", "/var/lib/lxcsnaps/web/snap0"])
 def test_purge_keeps_a_store_that_an_update_needs(installed: Box, place: str) -> None:
     update_container(installed, place)
     said = installed.run("dpkg", "--no-triggers", "--purge", "lxc-oci-py").stdout
