@@ -16,14 +16,13 @@ from lxc_oci.container.overrides import Overrides
 from lxc_oci.create import Request, create
 from lxc_oci.errors import RefusedError, UsageError
 from lxc_oci.image import platform as platforms
-from lxc_oci.image import reference as references
 from lxc_oci.kernel import durable, userns
 from lxc_oci.kernel.root import remove_tree
 from lxc_oci.limits import Limits
 from lxc_oci.log import Level, Log
 from lxc_oci.options import read_password
 from lxc_oci.progress import Progress
-from lxc_oci.source.open import SourceOptions
+from lxc_oci.source.open import SourceOptions, parse_url
 from lxc_oci.store import home
 from lxc_oci.store.home import Store
 
@@ -65,7 +64,7 @@ def _request(arguments: argparse.Namespace, log: Log) -> Request:
         log.warn("LXC writes --password into the container's configuration; --password-file or --authfile do not")
     directory = os.path.abspath(arguments.path)
     return Request(
-        reference=references.parse(arguments.url),
+        reference=parse_url(arguments.url),
         name=arguments.name,
         directory=directory,
         rootfs=os.path.abspath(arguments.rootfs),

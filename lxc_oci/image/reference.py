@@ -42,6 +42,14 @@ _POSITION = re.compile(r"@[0-9]{1,6}\Z")
 _DIGEST = re.compile(r"@((?:sha256|sha512):[^:@/]*)\Z")
 
 
+class ShortNameError(UsageError):
+    """A name without a host, which the host's registries.conf may know in full."""
+
+    def __init__(self, message: str, hint: str, name: str) -> None:
+        super().__init__(message, hint)
+        self.name = name  # as it was written: `nginx`, `library/nginx:1.27`
+
+
 class Reference(NamedTuple):
     """One image, named.  `tag` selects an image of a layout or archive too, by its name or as `@INDEX`."""
 
@@ -96,7 +104,10 @@ def parse(url: str, exists: Callable[[str], bool] = os.path.exists) -> Reference
         return Reference(transport, path=rest)
     if colon and rest.startswith(("/", "./", "../")) and transport not in ("http", "https"):
         raise UsageError(f"{transport!r:.50} is not a transport", _TRANSPORTS)
-    raise UsageError(f"{_shown(url)!r:.200} does not say where the image is", _suggestion(url))
+    message, hint = f"{_shown(url)!r:.200} does not say where the image is", _suggestion(url)
+    if _is_short(url):
+        raise ShortNameError(message, hint, url)
+    raise UsageError(message, hint)
 
 
 def normal(text: str) -> Reference:
@@ -108,8 +119,8 @@ def normal(text: str) -> Reference:
     if at and "/" in digest_text:
         raise UsageError("the image URL has credentials in it", "give them with --username, or by --authfile")
     digest = _digest(digest_text) if at else None
-    host, slash, remainder = name.partition("/")
-    if not slash or not (re.search(r"[.:]", host) or host == "localhost"):
+    host, _, remainder = name.partition("/")
+    if _without_host(name):
         host, remainder = _DOCKER_HUB, name
     if host == "index.docker.io":
         host = _DOCKER_HUB
@@ -134,6 +145,18 @@ def normal(text: str) -> Reference:
 def is_ref_name(text: str) -> bool:
     """Tell whether `text` has the grammar of org.opencontainers.image.ref.name, so that it can select an image."""
     return bool(_REF_NAME.match(text))
+
+
+def _without_host(name: str) -> bool:
+    host, slash, _ = name.partition("/")
+    return not slash or not (re.search(r"[.:]", host) or host == "localhost")
+
+
+def _is_short(url: str) -> bool:
+    try:
+        return _without_host(url.partition("@")[0]) and bool(normal(url))
+    except UsageError:
+        return False
 
 
 def _docker(rest: str, url: str) -> Reference:

@@ -3,9 +3,11 @@
 loads neither http nor ssl, and one that the store answers loads nothing of this.
 """
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from lxc_oci.errors import UsageError
 from lxc_oci.image import reference as references
 from lxc_oci.image.platform import Platform
 from lxc_oci.image.reference import Reference
@@ -26,6 +28,25 @@ class SourceOptions(NamedTuple):
     def __repr__(self) -> str:
         """Leave the password out: this may stand in a traceback."""
         return f"SourceOptions({self._replace(password=self.password and '…')[:]})"
+
+
+def parse_url(url: str) -> Reference:
+    """Parse a URL that a user wrote; the error for a short name then suggests what this host means by it.
+
+    Raises UsageError.
+    """
+    try:
+        return references.parse(url)
+    except references.ShortNameError as error:
+        from lxc_oci.source import registriesconf
+
+        try:
+            found = registriesconf.load(os.environ).suggestions(error.name)
+        except UsageError:
+            found = []  # a pull will tell what is wrong with the files
+        if not found:
+            raise
+        raise UsageError(error.message, f"on this host it may stand for {' or '.join(found)}") from None
 
 
 def open_source(reference: Reference, options: SourceOptions, limits: Limits, warn: Callable[[str], None]) -> Source:

@@ -101,12 +101,20 @@ class Registries:
         return own
 
     def suggestions(self, name: str) -> list[str]:
-        """Return the full names that a short name could stand for: its alias, else one for each search registry."""
-        match = re.fullmatch(r"([^:@]*)(.*)", name)
-        bare, selector = match.groups() if match else (name, "")
-        if alias := self.aliases.get(bare):
-            return [alias + selector]
-        return [f"{host}/{name}" for host in self.search]
+        """Return the URLs that a short name could stand for: its alias, else one for each search registry.
+
+        Nobody is asked; what is no name of an image is left out.
+        """
+        bare = re.split("[:@]", name, maxsplit=1)[0]
+        selector = name[len(bare) :]
+        alias = self.aliases.get(bare)
+        found = []
+        for text in [alias + selector] if alias else [f"{host}/{name}" for host in self.search]:
+            try:
+                found.append(references.normal(text).text)
+            except UsageError:
+                continue
+        return found
 
     def _blocks(self, place: Endpoint) -> bool:
         table = self._find(str(place))

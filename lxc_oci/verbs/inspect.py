@@ -18,14 +18,13 @@ from lxc_oci.container.lxcconfig import Line
 from lxc_oci.errors import AccessError, UsageError
 from lxc_oci.image import config as configs
 from lxc_oci.image import manifest as manifests
-from lxc_oci.image import reference as references
 from lxc_oci.image.config import ImageConfig
 from lxc_oci.image.manifest import Descriptor, Index, Manifest
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log, escape
 from lxc_oci.progress import size
 from lxc_oci.source import resolve
-from lxc_oci.source.open import open_source
+from lxc_oci.source.open import open_source, parse_url
 from lxc_oci.verbs import default_lxcpath, source_options
 
 # What an image or the user's options decide of a container; the last value of the first list counts, all values
@@ -59,7 +58,7 @@ def run(arguments: argparse.Namespace, log: Log) -> int:
 
 def _image(arguments: argparse.Namespace, log: Log) -> int:
     limits = limit.load()
-    reference = references.parse(arguments.subject)
+    reference = parse_url(arguments.subject)
     with tempfile.TemporaryDirectory(prefix="lxc-oci-py-", dir="/var/tmp") as temporary:
         options = source_options(arguments, temporary)
         source = open_source(reference, options, limits, log.warn)

@@ -8,11 +8,11 @@ import sys
 from lxc_oci import jsonio
 from lxc_oci import limits as limit
 from lxc_oci.acquire import acquired
-from lxc_oci.image import reference as references
 from lxc_oci.log import Level, Log
 from lxc_oci.progress import Events, Progress
 from lxc_oci.rootfs.choose import choose, gather
 from lxc_oci.rootfs.prepare import store_image
+from lxc_oci.source.open import parse_url
 from lxc_oci.store import inventory
 from lxc_oci.verbs import default_lxcpath, open_store, source_options
 
@@ -20,7 +20,7 @@ from lxc_oci.verbs import default_lxcpath, open_store, source_options
 def run(arguments: argparse.Namespace, log: Log) -> int:
     """Pull, print the digest, or JSON; return 0."""
     limits = limit.load()
-    reference = references.parse(arguments.url)
+    reference = parse_url(arguments.url)
     store = open_store(arguments, create=True)
     progress: Progress = Events(sys.stdout) if arguments.json else Progress(sys.stderr, quiet=log.level is Level.QUIET)
     # The place of a container that nobody makes: the form depends on where its like would be.

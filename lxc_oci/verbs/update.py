@@ -6,9 +6,9 @@ import sys
 
 from lxc_oci import jsonio
 from lxc_oci import limits as limit
-from lxc_oci.image import reference as references
 from lxc_oci.log import Level, Log
 from lxc_oci.progress import Progress
+from lxc_oci.source.open import parse_url
 from lxc_oci.update import Request, update
 from lxc_oci.verbs import report, source_options, subject
 
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace, log: Log) -> int:
     with store.stage() as stage, Progress(sys.stderr, quiet=log.level is Level.QUIET) as progress:
         request = Request(
             directory=directory,
-            reference=references.parse(arguments.url) if arguments.url else None,
+            reference=parse_url(arguments.url) if arguments.url else None,
             source=source_options(arguments, stage.path),
             dry_run=arguments.dry_run,
             reset=arguments.reset,

@@ -10,7 +10,8 @@ import pytest
 from lxc_oci.errors import UsageError
 from lxc_oci.image import reference
 from lxc_oci.limits import Limits
-from lxc_oci.source.open import SourceOptions, open_source
+from lxc_oci.source import registriesconf
+from lxc_oci.source.open import SourceOptions, open_source, parse_url
 from tests.support import image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,48 @@ def test_each_transport_has_its_source_and_nothing_is_read_yet(url: str, kind: s
     assert not list(tmp_path.iterdir())
 
 
+def configure(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this be the registries.conf, and what the machine has count for nothing."""
+    load = registriesconf.load
+    monkeypatch.setenv("HOME", str(conf.parent))
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
+    monkeypatch.setattr(registriesconf, "load", lambda environment: load(environment, str(conf.parent)))
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("fedora", "on this host it may stand for docker://registry.fedoraproject.org/fedora:latest"),
+        ("fedora:40", "on this host it may stand for docker://registry.fedoraproject.org/fedora:40"),
+        ("team/app:1", "on this host it may stand for docker://quay.io/team/app:1 or docker://docker.io/team/app:1"),
+        ("quay.io/a", "if it is in a registry, write docker://quay.io/a:latest"),
+        ("Fedora", "write docker://HOST"),
+    ],
+)
+def test_a_short_name_is_explained_by_the_hosts_own_files(
+    url: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "registries.conf"
+    conf.write_text(
+        'unqualified-search-registries = ["quay.io", "docker.io"]\n'
+        '[aliases]\nfedora = "registry.fedoraproject.org/fedora"\n'
+    )
+    configure(conf, monkeypatch)
+    with pytest.raises(UsageError, match="does not say where the image is") as caught:
+        parse_url(url)
+    assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("text", ["", "[broken"])
+def test_a_short_name_on_a_host_that_says_nothing(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = tmp_path / "registries.conf"
+    conf.write_text(text)
+    configure(conf, monkeypatch)
+    with pytest.raises(UsageError) as caught:
+        parse_url("nginx")
+    assert caught.value.hint == "if it is in a registry, write docker://docker.io/library/nginx:latest"
+
+
 def test_a_password_is_not_shown() -> None:
     assert "hunter2" not in repr(SourceOptions("/x", username="u", password="hunter2"))
 
@@ -53,7 +96,8 @@ def test_an_image_of_files_loads_no_network(tmp_path: Path) -> None:
 import sys
 from lxc_oci.image import platform, reference
 from lxc_oci.limits import Limits
-from lxc_oci.source.open import SourceOptions, open_source
+from lxc_oci.source import registriesconf
+from lxc_oci.source.open import SourceOptions, open_source, parse_url
 from lxc_oci.source.resolve import resolve
 source = open_source(reference.parse({f"oci-archive:{path}"!r}), SourceOptions({str(tmp_path)!r}), Limits(), print)
 resolve(source, platform.parse("linux/amd64"), Limits(), lambda message: None)

@@ -208,8 +208,8 @@ def test_drop_ins_are_merged_in_order(files: Files) -> None:
     assert files.places("x.example/a:1") == ["x.example/a!"]
     found = files.load()
     assert found.helpers == ["pass"]
-    assert found.suggestions("nginx:1.27") == ["h.example/nginx:1.27"]
-    assert found.suggestions("redis") == ["b.example/redis", "c.example/redis"]
+    assert found.suggestions("nginx:1.27") == ["docker://h.example/nginx:1.27"]
+    assert found.suggestions("redis") == ["docker://b.example/redis:latest", "docker://c.example/redis:latest"]
 
 
 def test_named_file(files: Files, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_version_1(files: Files) -> None:
     assert files.places("i.example/a:1") == ["i.example/a!"]
     with pytest.raises(RefusedError, match="blocked"):
         files.places("b.example/a:1")
-    assert files.load().suggestions("x") == ["s.example/x"]
+    assert files.load().suggestions("x") == ["docker://s.example/x:latest"]
 
 
 @pytest.mark.parametrize(
