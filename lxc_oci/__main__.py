@@ -19,6 +19,7 @@ from lxc_oci.log import Level, Log
 if TYPE_CHECKING:
     import argparse
 
+_UMASK = 0o022  # root of a container with an id map reads what root made; what is secret says so itself
 _INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,6 +46,7 @@ def command(argv: Sequence[str] | None = None) -> int:
 def _template(argv: Sequence[str], log: Log) -> int:
     arguments = options.template_parser().parse_args(argv)
     _set_level(log, arguments)
+    os.umask(_UMASK)
     with _signals_held():
         from lxc_oci import template as verb
 
@@ -55,6 +57,8 @@ def _template(argv: Sequence[str], log: Log) -> int:
 def _command(argv: Sequence[str], log: Log) -> int:
     arguments = options.command_parser().parse_args(argv)
     _set_level(log, arguments)
+    if arguments.verb != "commit":  # its files are the caller's
+        os.umask(_UMASK)
     with _signals_held():
         from lxc_oci import verbs
 

@@ -157,13 +157,19 @@ def _undone_on_failure(directory: str, rootfs: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name in _OURS:
-                if name not in before:
-                    remove_tree(fd, os.fsencode(name))
-        finally:
-            os.close(fd)
-        if fresh:
-            flat.empty(rootfs)
+            _remove(directory, [name for name in _OURS if name not in before])
+            if fresh:
+                flat.empty(rootfs)
+        except OSError:
+            pass  # the first error is the one that counts
         raise
+
+
+def _remove(directory: str, names: list[str]) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in names:
+            remove_tree(fd, os.fsencode(name))
+    finally:
+        os.close(fd)

@@ -87,7 +87,8 @@ def switch(
             guest = guests.plan_guest(image.config, container.overrides, root, host, limits, log.warn)
             guests.write_guest(guest if reset else without_files(guest, container), root, host)
         if reset:
-            bases.follow_root(None, after, emptied)
+            if after is not None:
+                bases.follow_root(None, bases.root_attributes(base, after, store), emptied)
             if base.plan is not None:
                 mountplan.write(container.directory, base.plan, directory)
         provenance.write(container.directory, facts, image, number)
@@ -102,8 +103,9 @@ def switch(
         if reset:
             exchange(emptied, container.upper)
             bases.discard_emptied(container.directory, directory)
-        else:
-            bases.follow_root(before, after, container.upper)
+        elif before is not None and after is not None:
+            old = bases.root_attributes(container.base, before, store)
+            bases.follow_root(old, bases.root_attributes(base, after, store), container.upper)
     keep = provenance.history(container.directory, number)[: generation.KEPT]
     generation.discard(container.directory, keep)
     discard_layout(container.directory, keep)

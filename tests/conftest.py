@@ -45,3 +45,8 @@ def _nobodys_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", "/nonexistent")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name a long parameter by its length: a test's name is kept, and printed, many times over."""
+    return f"{argname}-of-{len(val)}" if isinstance(val, bytes | str) and len(val) > 100 else None

@@ -212,6 +212,14 @@ def identity(place: int | str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def covered(path: str, before: tuple[int, int]) -> bool:
+    """Tell whether something is mounted on the directory `path`, whose identity was `before`."""
+    try:
+        return identity(path) != before
+    except OSError:  # a FUSE mount whose program is gone
+        return True
+
+
 def _unlink_all(fd: int) -> list[bytes]:
     """Remove all but the directories with something in them from `fd`, and return those."""
     left = []

@@ -70,7 +70,8 @@ class _Walk:
         self._limits = limits
         self._on_bytes = on_bytes
         self._opaque = opaque
-        self._first: dict[int, bytes] = {}  # inode → name of its first link
+        # inode → its first link: the path of the directory, one for all that are in there, and the name
+        self._first: dict[int, tuple[bytes, bytes]] = {}
         self._entries = 0
         self._bytes = 0
 
@@ -81,18 +82,19 @@ class _Walk:
             path = pending.pop()
             directory = syscalls.openat2(fd, path or b".", _DIRECTORY, 0, _RESOLVE)
             try:
-                self._add(path or b".", os.fstat(directory), directory, b".")
+                self._add(path, b".", os.fstat(directory), directory)
                 for name in sorted(os.fsencode(name) for name in os.listdir(directory)):
                     status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                    below = path + b"/" + name if path else name
                     if stat.S_ISDIR(status.st_mode):
-                        pending.append(below)
+                        pending.append(_below(path, name))
                     else:
-                        self._add(below, status, directory, name)
+                        self._add(path, name, status, directory)
             finally:
                 os.close(directory)
 
-    def _add(self, path: bytes, status: os.stat_result, directory: int, name: bytes) -> None:
+    def _add(self, parent: bytes, name: bytes, status: os.stat_result, directory: int) -> None:
+        """Apply one entry; the name `.` is the directory itself."""
+        path = _below(parent, name) if name != b"." else parent or name
         self._entries += 1
         if self._entries > self._limits.entries:
             raise RefusedError(f"{self._what} has more than {self._limits.entries} entries", "see lxc-oci-py(1)")
@@ -100,9 +102,10 @@ class _Walk:
         if not kind:  # FUSE hands on what it reads
             raise _damaged()
         if kind != kinds.DIRECTORY and status.st_nlink > 1:
-            first = self._first.setdefault(status.st_ino, path)
-            if first is not path:
-                self._unpacker.add(Entry(path, kinds.HARDLINK, link=first))
+            here = parent, name
+            first = self._first.setdefault(status.st_ino, here)
+            if first is not here:
+                self._unpacker.add(Entry(path, kinds.HARDLINK, link=_below(*first)))
                 return
         link = os.readlink(name, dir_fd=directory) if kind == kinds.SYMLINK else b""
         entry = Entry(
@@ -146,6 +149,10 @@ class _Walk:
         if path in self._opaque:
             found[OPAQUE] = b"y"
         return tuple(sorted(found.items()))
+
+
+def _below(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
 
 
 class _Content:
@@ -195,7 +202,9 @@ class _Metadata:
         self._file = file
         self._size = size
         self._limits = limits
-        self._left = size  # bytes of directories: each has its own, so together they are not more than the image
+        self._left = size  # bytes of directories and their attributes: each has its own in an honest image
+        self._names_left = limits.names_bytes
+        self._known: dict[int, bool] = {}  # shared attributes: whether it is the one that is looked for
         head = self._read(1024, _SUPERBLOCK.size)
         fields = _SUPERBLOCK.unpack(head)
         if fields[0] != _MAGIC:
@@ -224,9 +233,22 @@ class _Metadata:
                 if kind != 2 or name in (b".", b"..") or child in seen:
                     continue
                 seen.add(child)
-                if len(seen) > self._limits.entries:
-                    raise RefusedError(f"the layer has more than {self._limits.entries} directories")
-                pending.append((name if path == b"." else path + b"/" + name, child))
+                below = _below(b"" if path == b"." else path, name)
+                self._count(below, len(seen))
+                pending.append((below, child))
+
+    def _count(self, path: bytes, directories: int) -> None:
+        limits = self._limits
+        if directories > limits.entries:
+            raise RefusedError(f"the layer has more than {limits.entries} directories", "see entries in lxc-oci-py(1)")
+        if len(path) > limits.path_bytes or path.count(b"/") >= limits.path_depth:
+            raise RefusedError(f"a name in a layer has more than {limits.path_bytes} bytes or is too deep")
+        self._names_left -= len(path)
+        if self._names_left < 0:
+            raise RefusedError(
+                f"the directories of a layer have paths of more than {limits.names_bytes} bytes together",
+                "if that is right, raise names_bytes in /etc/lxc-oci-py/limits.conf",
+            )
 
     def _inode(self, number: int) -> tuple[int, bytes, bytes]:
         """Return (mode, data, attributes) of a directory's inode."""
@@ -239,13 +261,13 @@ class _Metadata:
             size, _, start = struct.unpack("<III", self._read(position + 8, 12))
             position += 32
         length = 12 + 4 * (xattr_count - 1) if xattr_count else 0
-        xattrs = self._read(position, length)
         layout = form >> 1 & 7
         if not stat.S_ISDIR(mode):
             return mode, b"", b""
-        self._left -= size
+        self._left -= size + length
         if self._left < 0 or size > _DIRECTORY_BYTES:
             raise _damaged()
+        xattrs = self._read(position, length)
         if layout == _PLAIN:
             return mode, self._read(start * self._block, size), xattrs
         if layout == _INLINE:
@@ -281,10 +303,12 @@ class _Metadata:
             found, position = self._attribute(xattrs, position)
             if found:
                 return True
-        for number in struct.unpack_from(f"<{shared}I", xattrs, 12):
-            if self._attribute(self._read(self._shared + 4 * number, 4 + 255 + 16), 0)[0]:
-                return True
-        return False
+        return any(self._is_shared_opaque(number) for number in struct.unpack_from(f"<{shared}I", xattrs, 12))
+
+    def _is_shared_opaque(self, number: int) -> bool:
+        if number not in self._known:
+            self._known[number] = self._attribute(self._read(self._shared + 4 * number, 4 + 255 + 16), 0)[0]
+        return self._known[number]
 
     def _attribute(self, raw: bytes, position: int) -> tuple[bool, int]:
         """Return whether the attribute at `position` makes a directory opaque, and where the next one is."""

@@ -188,7 +188,9 @@ class _Walk:
         self._rootfs = rootfs
         self._chunks = chunks
         self._limits = limits
-        self._first: dict[int, bytes] = {}  # name of the first entry of each inode
+        # The first entry of each inode: its directory's path, one for all that are in there, and its name.
+        self._first: dict[int, tuple[bytes, bytes]] = {}
+        self._names_left = limits.names_bytes
         self._count = 0
         self._bytes = 0
 
@@ -196,7 +198,7 @@ class _Walk:
         root = self._rootfs.find(ROOT_INODE)
         if root is None or _kind(root) != _DIRECTORY:
             raise RefusedError("the root of the PuzzleFS image is not a directory")
-        yield self._entry(b".", ROOT_INODE, root)
+        yield self._entry(b"", b".", ROOT_INODE, root)
         waiting = [(b"", ROOT_INODE)]
         while waiting:
             path, number = waiting.pop()
@@ -208,13 +210,14 @@ class _Walk:
                     raise _refusal(place, f"has inode {child}, which does not exist")
                 if _kind(inode) == _WHITEOUT:
                     continue
-                yield self._entry(place, child, inode)
+                yield self._entry(path, name, child, inode)
                 if _kind(inode) == _DIRECTORY:
                     directories.append((place, child))
             waiting.extend(reversed(directories))
 
-    def _entry(self, path: bytes, number: int, inode: Struct) -> tuple[Entry, Data]:
+    def _entry(self, parent: bytes, name: bytes, number: int, inode: Struct) -> tuple[Entry, Data]:
         limits = self._limits
+        path = parent + b"/" + name if parent else name
         self._count += 1
         if self._count > limits.entries:
             raise RefusedError(f"the PuzzleFS image has more entries than the limit of {limits.entries}")
@@ -223,11 +226,17 @@ class _Walk:
         kind = _kind(inode)
         if kind not in _TYPES:
             raise _refusal(path, f"is of unknown type {kind}")
-        first = self._first.setdefault(number, path)
-        if first != path:
+        here = parent, name
+        first = self._first.setdefault(number, here)
+        if first is not here:
+            link = b"/".join(part for part in first if part)
             if kind == _DIRECTORY:
-                raise _refusal(path, f"is the same directory as {first!r:.200}")
-            return Entry(name=path, type=kinds.HARDLINK, link=first), b""
+                raise _refusal(path, f"is the same directory as {link!r:.200}")
+            return Entry(name=path, type=kinds.HARDLINK, link=link), b""
+        if kind == _DIRECTORY:
+            self._names_left -= len(path)
+            if self._names_left < 0:
+                raise _refusal(path, f"makes the paths of directories more than {limits.names_bytes} bytes together")
         uid, gid = inode.u32(12), inode.u32(16)
         if _NO_OWNER in (uid, gid):
             raise _refusal(path, f"has the impossible owner {uid}:{gid}")

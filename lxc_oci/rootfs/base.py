@@ -227,20 +227,30 @@ def discard_emptied(container: str, directory: str) -> None:
         os.close(fd)
 
 
-def follow_root(before: Root | None, after: Root | None, upper: str) -> None:
-    """Let `upper` say of `/` what the new image says, where it says what the old one did.  Raises OSError."""
-    if after is None:
-        return
-    old, new = os.fstat(before.fd) if before else None, os.fstat(after.fd)
-    own = os.stat(upper)
-    if old is not None and _attributes(own) != _attributes(old):
+RootAttributes = tuple[int, int, int]  # mode, uid, gid
+
+
+def root_attributes(base: Base, root: Root, store: Store) -> RootAttributes:
+    """Return what the image of `base` says of `/`; `root` are its files alone.  Raises OSError."""
+    if base.form is Form.INDEX:
+        made = [index for index in (indexes.read(store, part) for part in base.uses) if index]
+        said = indexes.root_attributes(made)
+        return (said.mode, said.uid, said.gid) if said else (0o755, 0, 0)
+    return _attributes(os.fstat(root.fd))
+
+
+def follow_root(before: RootAttributes | None, after: RootAttributes, upper: str) -> None:
+    """Let `upper` say of `/` what the new image says, where it is new or says what the old one did.  Raises OSError."""
+    own = _attributes(os.stat(upper))
+    if before not in (None, own):
         return  # changed by the user
-    if _attributes(own) != _attributes(new):
-        os.chown(upper, new.st_uid, new.st_gid)
-        os.chmod(upper, stat.S_IMODE(new.st_mode))
+    if own != after:
+        mode, uid, gid = after
+        os.chown(upper, uid, gid)
+        os.chmod(upper, mode)
 
 
-def _attributes(status: os.stat_result) -> tuple[int, int, int]:
+def _attributes(status: os.stat_result) -> RootAttributes:
     return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
 

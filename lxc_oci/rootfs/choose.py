@@ -22,7 +22,7 @@ _PROFILES = "/sys/kernel/security/apparmor/profiles"
 
 
 class Form(Enum):
-    """The forms of DESIGN: what the rootfs is made of."""
+    """What a rootfs is made of."""
 
     FLAT = "flat"  # the files themselves, in the container's own directory
     OVERLAY = "overlay"  # LXC's own overlay store over an unpacked tree of the store
@@ -45,6 +45,7 @@ class Facts(NamedTuple):
     kernel: tuple[int, int]
     indexer: bool  # mkfs.erofs can index tar files
     hook: bool
+    elsewhere: bool = False  # the container lies outside of LXC's own lxcpath, all links followed
     closed: str = ""  # a directory above the store that the container cannot enter
 
 
@@ -66,6 +67,7 @@ def gather(rootfs_path: str, container: str, rootfs: str, store: str | None) -> 
         backend=backend,
         own_rootfs=own and os.path.normpath(rootfs) == os.path.normpath(target),
         container=os.path.normpath(container),
+        elsewhere=not os.path.realpath(container).startswith(SYSTEM_LXCPATH + "/"),
         store=store,
         user_namespace=not userns.current().initial,
         confined=apparmor_confines_lxc(),
@@ -132,7 +134,7 @@ def _hook_obstacle(facts: Facts) -> str:
     """Say why our pre-mount hook could not mount, or ""."""
     if not facts.hook:
         return f"{HOOK} is not installed"
-    if facts.confined and not facts.container.startswith(SYSTEM_LXCPATH + "/"):
+    if facts.confined and facts.elsewhere:
         return f"AppArmor lets lxc-start's hooks mount below {SYSTEM_LXCPATH} only"
     if facts.confined and facts.user_namespace:
         return "AppArmor does not let a user's containers mount by a hook"

@@ -5,8 +5,10 @@ Here the kinds of layers meet the store and the progress display; how each kind 
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lxc_oci.acquire import Acquired
@@ -19,6 +21,7 @@ from lxc_oci.kernel.root import Root
 from lxc_oci.limits import Limits
 from lxc_oci.log import Log
 from lxc_oci.progress import Progress, Task
+from lxc_oci.rootfs.together import together
 from lxc_oci.source.source import Blob, blob
 from lxc_oci.store import blobs, inventory
 from lxc_oci.store.blobs import CachingSource
@@ -119,34 +122,64 @@ class Layers:
         """
         with ExitStack() as stack:
             directory = ""
-            if self._store is None:
+            if self._store is not None:
+                stack.enter_context(self._store.in_use())
+            else:
                 import tempfile
 
                 directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".lxc-oci-py-", dir=self._temporary))
-            if self._image.kind is LayerKind.PUZZLEFS:  # hundreds of chunks, and one bar
-                total = sum(layer.size for layer in self._image.layers)
-                task = self._progress.task(f"{len(self._image.layers)} blobs", total)
-                files = {
-                    layer.digest: self._fetch(number, layer, task, directory, read)
-                    for number, layer in enumerate(self._image.layers)
-                }
-                task.done()
-            else:
-                files = {}
-                for number, layer in enumerate(self._image.layers):
-                    task = self._progress.task(f"layer {number + 1}", layer.size)
-                    files[layer.digest] = self._fetch(number, layer, task, directory, read)
-                    task.done()
-            yield files
+            layers = self._image.layers
+            # A PuzzleFS image has hundreds of chunks, and one bar.
+            one = self._image.kind is LayerKind.PUZZLEFS
+            shared = self._progress.task(f"{len(layers)} blobs", sum(layer.size for layer in layers)) if one else None
+            advancing = threading.Lock()
 
-    def _fetch(self, number: int, layer: Descriptor, task: Task, directory: str, read: bool) -> str:
+            def fetch(number: int, check: Callable[[], None]) -> str:
+                layer = layers[number]
+                task = shared or self._progress.task(f"layer {number + 1}", layer.size)
+
+                def on_bytes(count: int) -> None:
+                    check()
+                    with advancing:
+                        task.advance(count)
+
+                path = self._fetch(number, layer, on_bytes, directory, read)
+                if shared is None:
+                    task.done()
+                return path
+
+            self._connect()
+            paths = together(fetch, len(layers), self._cut)
+            if shared is not None:
+                shared.done()
+            yield {layer.digest: path for layer, path in zip(layers, paths, strict=True)}
+
+    def _connect(self) -> None:
+        """Have what is behind the store before several threads need it, if anything must come from there."""
+        if self._store is not None and isinstance(self._source, CachingSource):
+            paths = (blobs.blob_path(self._store, layer.digest) for layer in self._image.layers)
+            if not all(map(os.path.exists, paths)):
+                _ = self._source.behind
+
+    def _cut(self, failure: BaseException) -> None:
+        """End the transfers of other threads, which may be waiting for a registry: nothing is read after a failure."""
+        if isinstance(failure, _Dependent):
+            return
+        with suppress(OciError):  # of a source that was not needed before
+            source = self._source.behind if isinstance(self._source, CachingSource) else self._source
+            getattr(source, "cut", lambda: None)()  # a registry's
+
+    def _fetch(
+        self, number: int, layer: Descriptor, on_bytes: Callable[[int], None], directory: str, read: bool
+    ) -> str:
+        what = f"layer {number + 1}"
         if self._store is not None:
-            return blobs.fetch(self._store, self._source, layer, f"layer {number + 1}", task.advance, read=read)
-        path = os.path.join(directory, layer.digest.hex)
-        with open(path, "wb") as file, blob(self._source, layer, f"layer {number + 1}") as reader:
+            return blobs.fetch(self._store, self._source, layer, what, on_bytes, read=read)
+        path = os.path.join(directory, str(number))  # not by digest: two layers may be the same
+        with open(path, "xb") as file, blob(self._source, layer, what) as reader:
             while data := reader.read(1 << 20):
+                on_bytes(len(data))
                 file.write(data)
-                task.advance(len(data))
         return path
 
     def index(self) -> tuple[list["Index"], str]:
@@ -154,18 +187,32 @@ class Layers:
         from lxc_oci.store import indexes
 
         assert self._store is not None
-        made: list[Index] = []
-        with self._damaged_forgotten(), self._tar_layers(0) as layers:
-            for layer, task in layers:
-                found = indexes.find(self._store, layer.diff_id)
-                if found is None:
-                    with _numbered(lambda: len(made) + 1):
-                        found, reason = indexes.make(self._store, layer, self._limits, self._log.warn)
-                    if found is None:
-                        return [], reason
-                    task().done("indexed")
-                made.append(found)
-        return made, ""
+        store: Store = self._store
+        tar_layers: list[tuple[TarLayer, Callable[[], Task]]]
+
+        def made(number: int, check: Callable[[], None]) -> "Index":
+            layer, task = tar_layers[number]
+            found = indexes.find(store, layer.diff_id)
+            if found is not None:
+                return found
+
+            def on_bytes(count: int) -> None:
+                check()
+                layer.on_bytes(count)
+
+            with _numbered(lambda: number + 1):
+                found, reason = indexes.make(store, replace(layer, on_bytes=on_bytes), self._limits, self._log.warn)
+            if found is None:
+                raise _Dependent(reason)
+            task().done("indexed")
+            return found
+
+        with store.in_use(), self._damaged_forgotten(), self._tar_layers(0) as tar_layers:
+            self._connect()
+            try:
+                return together(made, len(tar_layers), self._cut), ""
+            except _Dependent as error:
+                return [], error.reason
 
     def _apply_tar(self, unpacker: "Unpacker", first: int) -> None:
         from lxc_oci.layer.pipeline import apply_image
@@ -260,6 +307,14 @@ class Layers:
                 if os.path.exists(path) and not _sound(path, layer):
                     blobs.forget(store, layer.digest)
                     self._log.warn(f"the stored blob {layer.digest} was damaged and is removed; try again")
+
+
+class _Dependent(Exception):
+    """A layer has no index, and so the image has none."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @contextmanager

@@ -31,10 +31,11 @@ def prepare(form: Form, container: str, identity: str, plan: Plan, uses: tuple[s
 
     def mount() -> AbstractContextManager[str]:
         if plan.helper is not None:
-            return helpers.mounted(container, plan, limits)
+            return helpers.mounted(container, plan, limits, new=True)
         if form is Form.TREE:
             return _tree_mounted(container, plan.lowers[0].path)
-        return mountplan.attached(container, limits)
+        # The root directory of an index may be one that mkfs.erofs made up.
+        return mountplan.attached(container, limits, new=form is not Form.INDEX)
 
     return Prepared(form, (("lxc.hook.pre-mount", HOOK),), uses, _opened(mount), plan.own)
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 from lxc_oci.errors import NoSpaceError, UnsupportedError
 from lxc_oci.kernel import syscalls, userns
-from lxc_oci.kernel.root import identity
+from lxc_oci.kernel.root import covered, identity
 
 _CLONE_NEWNS = 0x00020000
 
@@ -46,7 +46,7 @@ def mounted(lower: str, upper: str, work: str, target: str) -> Iterator[None]:
         mount(lower, upper, work, target)
         yield
     finally:
-        if identity(target) != before:  # a signal may end us just when it is mounted
+        if covered(target, before):  # a signal may end us just when it is mounted
             syscalls.umount2(os.fsencode(target))
 
 

@@ -178,11 +178,11 @@ def _prepare_tree(
 def _prepare_indexed(container: str, identity: str, made: list["Index"], limits: Limits) -> Prepared:
     """Write a plan that mounts the indexes `made`."""
     from lxc_oci.rootfs import mounted
-    from lxc_oci.store import mountplan
+    from lxc_oci.store import indexes, mountplan
 
     plan = mountplan.Plan(tuple(mountplan.Lower(mountplan.EROFS, index.index, (index.tar,)) for index in made))
     prepared = mounted.prepare(Form.INDEX, container, identity, plan, tuple(index.part for index in made), limits)
-    attributes = next((index.root for index in reversed(made) if index.root), None)
+    attributes = indexes.root_attributes(made)
     if attributes is not None:
         mounted.set_root(container, attributes.mode, attributes.uid, attributes.gid, attributes.mtime_ns)
     return prepared

@@ -41,7 +41,7 @@ class RegistryEndpoint:
         trust: Trust,
         credentials: Callable[[], Credentials | None],
         limits: Limits,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
         scope: str = "",
     ) -> None:
         """`scope` is what tokens are asked for (distribution-spec, "Token Scope"): to pull, where nothing is said."""

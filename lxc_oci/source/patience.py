@@ -15,7 +15,7 @@ TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 class Patience:
     """Counts the failures of one piece of work, and waits between them."""
 
-    def __init__(self, limits: Limits, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, limits: Limits, sleep: Callable[[float], object] = time.sleep) -> None:
         self._limits = limits
         self._sleep = sleep
         self._failures = 0

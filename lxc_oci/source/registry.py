@@ -2,7 +2,7 @@
 """Images in registries: the distribution specification's pull, over every endpoint that may have the image."""
 
 import os
-import time
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -53,13 +53,15 @@ class RegistrySource:
         limits: Limits,
         warn: Callable[[str], None],
         *,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
+        """`sleep` takes the place of waiting between two attempts."""
         self._reference = reference
         self._selector = reference.digest or reference.tag
         self._limits = limits
         self._warn = warn
-        self._sleep = sleep
+        self._ended = threading.Event()
+        self._sleep = sleep = sleep or self._ended.wait
         environment = os.environ
         configured = registriesconf.load(environment)
         self._keyring = Keyring(options.authfile, environment, limits, warn, configured.helpers)
@@ -86,8 +88,13 @@ class RegistrySource:
         self.close()
 
     def close(self) -> None:
-        """End all connections; reads in other threads fail."""
+        """See Source."""
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections, and waiting for the next: whatever other threads read fails at once, and ever after."""
         self._transport.close()
+        self._ended.set()
 
     def head(self) -> Digest | None:
         """Return the digest that the registry announces for the reference, None where it announces none.

@@ -34,7 +34,7 @@ class ResumedReader:
         descriptor: Descriptor,
         offset: int,
         limits: Limits,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._endpoints = list(endpoints)
         self._path = path

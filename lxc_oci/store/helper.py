@@ -11,7 +11,7 @@ start make the same ones.  How a helper keeps writes is its own affair.
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 
 from lxc_oci import jsonio
@@ -119,8 +119,9 @@ def mounted(
     *,
     hook: str = mountplan.HOOK,
     directory: str = mountplan.DIRECTORY,
+    new: bool = False,
 ) -> Iterator[str]:
-    """Write the plan and mount the rootfs by the helper for the time of the context; yields the rootfs.
+    """Write the plan and mount the rootfs by the helper for the time of the context; yields the rootfs.  As `attached`.
 
     The first call is the contract's.  When it fails and the helper does not know --persist (puzzlefs 0.2.0), the
     helper mounts read-only and the overlay above is ours; the plan is rewritten so that starts do the same.  Raises
@@ -129,15 +130,19 @@ def mounted(
     helper = chosen.helper
     if helper is None:
         raise ValueError("the plan has no helper")
+
+    def attached() -> AbstractContextManager[str]:
+        return mountplan.attached(container, limits, hook=hook, directory=directory, new=new)
+
     mountplan.write(container, chosen, directory)
     with ExitStack() as stack:
         try:
-            target = stack.enter_context(mountplan.attached(container, limits, hook=hook, directory=directory))
+            target = stack.enter_context(attached())
         except UnsupportedError:
             if not helper.persist or _knows_persist(helper.program, limits):
                 raise
             mountplan.write(container, replace(chosen, helper=replace(helper, persist=False)), directory)
-            target = stack.enter_context(mountplan.attached(container, limits, hook=hook, directory=directory))
+            target = stack.enter_context(attached())
         yield target
 
 

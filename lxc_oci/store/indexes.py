@@ -8,7 +8,7 @@ stranger's bytes and therefore runs as nobody.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lxc_oci import jsonio
@@ -49,7 +49,11 @@ class Index:
 
 def find(store: Store, diff_id: Digest) -> Index | None:
     """Return the index of a layer, if the store has it."""
-    part = f"indexes/{directory_name(diff_id)}"
+    return read(store, f"indexes/{directory_name(diff_id)}")
+
+
+def read(store: Store, part: str) -> Index | None:
+    """Return the index of that name below the store, if it is there."""
     path = store.at(part)
     if not store.has(part):
         return None
@@ -69,6 +73,11 @@ def find(store: Store, diff_id: Digest) -> Index | None:
         return None
     touch(path)
     return found
+
+
+def root_attributes(made: Sequence[Index]) -> RootAttributes | None:
+    """Return what an image of these layers says of `/`; None where none says it, and mkfs.erofs made up mode 0777."""
+    return next((index.root for index in reversed(made) if index.root), None)
 
 
 def make(store: Store, layer: TarLayer, limits: Limits, warn: Callable[[str], None]) -> tuple[Index | None, str]:

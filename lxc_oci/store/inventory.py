@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which parts of the store an image consists of, and what they cost."""
 
+import hashlib
 import os
 
 from lxc_oci import jsonio
@@ -23,15 +24,24 @@ def image_part(digest: Digest) -> str:
 
 
 def identities(kind: LayerKind, layers: tuple[Descriptor, ...], diff_ids: tuple[Digest, ...]) -> tuple[Digest, ...]:
-    """Return what the layers of a tree are known by: DiffIDs, or the blobs' digests where a kind has none.
+    """Return what the layers of a tree are known by: DiffIDs, or what the blobs are where a kind has none.
 
     A PuzzleFS image is one layer, named by its metadata; the chunks are content of it.
     """
     if kind is LayerKind.TAR:
         return diff_ids
-    if kind is LayerKind.PUZZLEFS:
-        return (layers[0].digest,)
-    return tuple(layer.digest for layer in layers)
+    return tuple(_identity(kind, layer) for layer in (layers[:1] if kind is LayerKind.PUZZLEFS else layers))
+
+
+def _identity(kind: LayerKind, layer: Descriptor) -> Digest:
+    """Name a blob and how it is read: the same bytes can be a file system and a tar archive, of another tree.
+
+    The verity root hash that was checked belongs to it, or a wrong one would be believed where the tree is made.
+    """
+    from lxc_oci.layer import verity  # the layers of most images are tar files
+
+    root = verity.root_hash(layer, "a layer") or ""
+    return Digest("sha256:" + hashlib.sha256(f"{kind.value} {layer.digest} {root}".encode()).hexdigest())
 
 
 def of_image(image: Image) -> tuple[Digest, ...]:

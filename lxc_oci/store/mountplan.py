@@ -17,7 +17,7 @@ from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UnsupportedErro
 from lxc_oci.image.manifest import Manifest
 from lxc_oci.image.mediatype import LayerKind, layer_kind
 from lxc_oci.kernel import durable, run, syscalls
-from lxc_oci.kernel.root import identity
+from lxc_oci.kernel.root import covered, identity
 from lxc_oci.layer import verity
 from lxc_oci.layer.verity import Verity
 from lxc_oci.limits import Limits
@@ -185,21 +185,24 @@ def write(container: str, plan: Plan, directory: str = DIRECTORY) -> None:
 
 
 @contextmanager
-def attached(container: str, limits: Limits, *, hook: str = HOOK, directory: str = DIRECTORY) -> Iterator[str]:
+def attached(
+    container: str, limits: Limits, *, hook: str = HOOK, directory: str = DIRECTORY, new: bool = False
+) -> Iterator[str]:
     """Mount the rootfs of the container as a start would, for the time of the context; yields its path.
 
-    `directory` is that of the generation whose plan is carried out, which need not be the one in force.
-    The caller is in a private mount namespace.  Raises UnsupportedError with the hook's message; nothing stays mounted.
+    `directory` is that of the generation whose plan is carried out, which need not be the one in force; `new` gives
+    the upper directory, which is new, what the image says of `/`.  The caller is in a private mount namespace.
+    Raises UnsupportedError with the hook's message; nothing stays mounted.
     """
     target = os.path.join(container, "rootfs")
     place = () if directory == DIRECTORY else (directory,)
     before = identity(target)
     try:
-        _call(hook, "attach", container, limits, *place)
+        _call(hook, "attach", limits, *(("--new",) if new else ()), container, *place)
         yield target
     except BaseException:
         try:
-            if identity(target) != before:
+            if covered(target, before):
                 _detach(hook, container, limits, *place)
         except (OciError, OSError):
             pass  # the first error is the one that counts
@@ -211,7 +214,7 @@ def _detach(hook: str, container: str, limits: Limits, *place: str) -> None:
     """Unmount the rootfs: where a helper has a part in it, by the hook, who asks the helper; else it is one mount."""
     plan = load(container, *place)
     if plan is None or plan.helper is not None:
-        _call(hook, "detach", container, limits, *place)
+        _call(hook, "detach", limits, container, *place)
     else:
         syscalls.umount2(os.fsencode(os.path.join(container, "rootfs")))
 
@@ -225,8 +228,8 @@ def image_mounted(stage: str, lower: Lower, limits: Limits, *, hook: str = HOOK)
         yield target
 
 
-def _call(hook: str, verb: str, container: str, limits: Limits, *place: str) -> None:
-    result = run.run([hook, verb, container, *place], timeout=limits.helper_timeout + 60)
+def _call(hook: str, verb: str, limits: Limits, *words: str) -> None:
+    result = run.run([hook, verb, *words], timeout=limits.helper_timeout + 60)
     if result.status == 0:
         return
     lines = [line.strip() for line in result.errors.decode("utf-8", "replace").splitlines() if line.strip()]

@@ -64,11 +64,18 @@ def _mount_writable(lower: str, persist: str, target: str) -> None:
 
 
 def _mount_read_only(lower: str, target: str) -> None:
-    flags = syscalls.MS_BIND
+    place = os.fsencode(target)
+    flags = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY
+    if userns.current().initial:
+        flags |= syscalls.MS_NOSUID | syscalls.MS_NODEV
+    else:  # what the mount has already is locked, and must be said again
+        flags |= os.statvfs(lower).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
     try:
-        syscalls.mount(os.fsencode(lower), os.fsencode(target), b"", flags, b"")
-        locked = syscalls.MS_NOSUID | syscalls.MS_NODEV if userns.current().initial else 0
-        flags |= syscalls.MS_REMOUNT | syscalls.MS_RDONLY | locked
-        syscalls.mount(b"", os.fsencode(target), b"", flags, b"")
+        syscalls.mount(os.fsencode(lower), place, b"", syscalls.MS_BIND, b"")
+        try:
+            syscalls.mount(b"", place, b"", flags, b"")
+        except BaseException:
+            syscalls.umount2(place)
+            raise
     except OSError as error:
         raise OciError(f"cannot mount the image on {target}: {error.strerror}") from error

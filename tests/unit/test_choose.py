@@ -47,9 +47,8 @@ def test_the_best_host(kind: LayerKind, form: Form) -> None:
         ({"user_namespace": True, "confined": False}, Form.TREE),
         ({"user_namespace": True}, Form.OVERLAY),
         ({"hook": False}, Form.OVERLAY),
-        ({"container": "/srv/lxc/web"}, Form.OVERLAY),
-        ({"container": "/srv/lxc/web", "confined": False}, Form.INDEX),
-        ({"container": "/var/lib/lxc-other/web"}, Form.OVERLAY),
+        ({"elsewhere": True}, Form.OVERLAY),
+        ({"elsewhere": True, "confined": False}, Form.INDEX),
         ({"store": None}, Form.FLAT),
         ({"backend": "btrfs"}, Form.FLAT),
         ({"own_rootfs": False}, Form.FLAT),
@@ -61,6 +60,25 @@ def test_the_best_host(kind: LayerKind, form: Form) -> None:
 )
 def test_what_a_tar_image_takes_elsewhere(facts: dict[str, object], form: Form) -> None:
     assert chosen(**facts) is form  # type: ignore[arg-type]
+
+
+def test_links_in_an_lxcpath_are_followed_as_apparmor_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SYSTEM_LXCPATH", str(tmp_path / "lxc"))
+
+    def elsewhere(name: str) -> bool:
+        directory = tmp_path / name / "web"
+        directory.mkdir(parents=True, exist_ok=True)
+        return gather(f"dir:{directory}/rootfs", str(directory), f"{directory}/rootfs", str(tmp_path)).elsewhere
+
+    assert not elsewhere("lxc")
+    assert elsewhere("lxc-other") and elsewhere("srv")
+    (tmp_path / "lxc").rename(tmp_path / "data")
+    (tmp_path / "lxc").symlink_to("data")
+    assert elsewhere("lxc")
+    (tmp_path / "lxc").unlink()
+    (tmp_path / "data").rename(tmp_path / "lxc")
+    (tmp_path / "link").symlink_to("lxc")
+    assert not elsewhere("link")
 
 
 @pytest.mark.parametrize("kind", [SQUASHFS, EROFS])
