@@ -39,6 +39,7 @@ class Wheel:
     version: str
     sha256: dict[str, str]
     licence: str
+    needed: bool  # or only recommended
 
 
 WHEELS = (
@@ -50,6 +51,7 @@ WHEELS = (
             "arm64": "480f455222cb7a1dea35c57a67578848537d2602b46c464472c995297117fa09",
         },
         "Apache-2.0 or MIT",
+        needed=True,
     ),
     Wheel(
         "isal",
@@ -59,6 +61,7 @@ WHEELS = (
             "arm64": "7bf99fe6e683439d198038f2404c98efd9ec0f7921700c6a26a35fd089ee468d",
         },
         "PSF-2.0 (python-isal) and BSD-3-clause (ISA-L)",
+        needed=False,
     ),
 )
 
@@ -172,7 +175,9 @@ def main(argv: list[str]) -> int:
             continue
         if PYTHON != "3.11" or architecture not in wheel.sha256:
             print(f"{package}: no wheel is pinned for Python {PYTHON} on {architecture}", file=sys.stderr)
-            return 1
+            if wheel.needed:
+                return 1
+            continue
         if made.exists():
             print(f"{made.name}: made before")
             continue
