@@ -111,7 +111,7 @@ def test_liblxc_reads_what_was_written(any_host: Host, layouts: Path) -> None:
 
 @pytest.mark.parametrize("user", [None, "test_user"])
 def test_isolation_is_that_of_upstreams_template(request: pytest.FixtureRequest, place: Path, user: str | None) -> None:
-    # DESIGN 6: capability drops, seccomp, devices and hooks come from the includes that upstream's template has too.
+    # Capability drops, seccomp, devices and hooks come from the includes that upstream's template has too.
     host: Host = request.getfixturevalue("user_host" if user else "root_host")
     url = f"oci:{images.write_layout(place / 'image', {'latest': images.busybox_image()})}:latest"
     host.create("ours", url)

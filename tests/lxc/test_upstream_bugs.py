@@ -71,7 +71,7 @@ def test_help_succeeds(root_host: Host, argument: str) -> None:
     assert b"--require-verity" in by_lxc.stdout + by_lxc.stderr
 
 
-# Upstream copies jq's raw output into the configuration, and LXC ends a line at \n and at \r (THREATS C01).
+# Upstream copies jq's raw output into the configuration, and LXC ends a line at \n and at \r (C01).
 INJECTED = "\nlxc.hook.pre-start = /bin/touch {witness}\n"
 FIELDS = {
     "Env": lambda text: {"Env": ["PATH=/bin", f"A=b{text}"]},
