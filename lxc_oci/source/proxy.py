@@ -31,16 +31,19 @@ class Proxies:
     """The proxies that an environment asks for."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._https = _parse(environment, "HTTPS_PROXY")
+        self._https = _setting(environment, "HTTPS_PROXY")
         # A CGI program's HTTP_PROXY is the client's `Proxy:` header (CVE-2016-5385).
-        self._http = None if "REQUEST_METHOD" in environment else _parse(environment, "HTTP_PROXY")
+        self._http = "" if "REQUEST_METHOD" in environment else _setting(environment, "HTTP_PROXY")
         value = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
         self._exceptions = [word for word in (part.strip().lower() for part in value.split(",")) if word]
 
     def find(self, url: Url) -> Proxy | None:
-        """Return the proxy for `url`, None where it is contacted directly."""
-        proxy = self._https if url.scheme == "https" else self._http
-        return None if proxy is None or self._excepted(url) else proxy
+        """Return the proxy for `url`, None where it is contacted directly.
+
+        Raises UsageError for a setting that is no URL, and UnsupportedError for another kind of proxy than HTTP.
+        """
+        name, value = ("HTTPS_PROXY", self._https) if url.scheme == "https" else ("HTTP_PROXY", self._http)
+        return _parse(name, value) if value and not self._excepted(url) else None
 
     def _excepted(self, url: Url) -> bool:
         address = urls.address(url.host)
@@ -63,10 +66,11 @@ class Proxies:
         return False
 
 
-def _parse(environment: Mapping[str, str], name: str) -> Proxy | None:
-    value = environment.get(name) or environment.get(name.lower()) or ""
-    if not value:
-        return None
+def _setting(environment: Mapping[str, str], name: str) -> str:
+    return environment.get(name) or environment.get(name.lower()) or ""
+
+
+def _parse(name: str, value: str) -> Proxy:
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         host, port = parts.hostname, parts.port
@@ -75,7 +79,10 @@ def _parse(environment: Mapping[str, str], name: str) -> Proxy | None:
     if not host:
         raise UsageError(f"{name} is not the URL of a proxy", "write http://HOST:PORT")
     if parts.scheme != "http":
-        raise UnsupportedError(f"{name} asks for a {parts.scheme} proxy", "only http:// proxies are supported")
+        raise UnsupportedError(
+            f"{name} asks for a {parts.scheme} proxy",
+            "only http:// proxies are supported; NO_PROXY names the hosts that need none",
+        )
     authorization = ""
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -467,8 +467,21 @@ def test_proxy_settings() -> None:
         ("http://", UsageError),
         ("http://p:x", UsageError),
     ):
-        with pytest.raises(kind):
-            Proxies({"HTTPS_PROXY": value})
+        with pytest.raises(kind, match="HTTPS_PROXY"):
+            Proxies({"HTTPS_PROXY": value}).find(urls.parse("https://a.example"))
+
+
+@pytest.mark.parametrize("value", ["socks5://p", "https://p", "http://"])
+def test_proxy_that_cannot_be_used_ends_only_what_goes_through_it(
+    registry: FaultRegistry, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    assert pull(f"docker://{registry.host}/team/app:1", insecure=True).image.digest == SMALL.digest
+    proxies = Proxies({"HTTPS_PROXY": value, "NO_PROXY": "a.example"})
+    assert proxies.find(urls.parse("https://a.example")) is None
+    assert proxies.find(urls.parse("http://b.example")) is None
+    with pytest.raises((UnsupportedError, UsageError)):
+        pull("docker://registry.example.com/team/app:1")
 
 
 # --- words ------------------------------------------------------------------------------------------------------
