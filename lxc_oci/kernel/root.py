@@ -85,13 +85,16 @@ class Root:
         """Return the content of the regular file `name`, symbolic links followed inside the root.
 
         Raises FileNotFoundError, and RefusedError when it is no regular file or longer than `limit` bytes:
-        a FIFO or device must not be waited for (CVE-2024-9676).
+        a FIFO must not be waited for (CVE-2024-9676), and a device not even opened: that alone starts a watchdog.
         """
-        fd = self.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        place = self.open(name, os.O_PATH)
         try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(place).st_mode):
                 raise RefusedError(f"{os.fsdecode(name)} in the image is not a regular file")
+            fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+        try:
             parts = []
             left = limit + 1
             while left and (part := os.read(fd, min(left, 1 << 20))):

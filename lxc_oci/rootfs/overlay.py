@@ -40,17 +40,20 @@ def copy_root_attributes(lower: str, upper: str) -> None:
 
 @contextmanager
 def mounted(lower: str, upper: str, work: str, target: str) -> Iterator[None]:
-    """Mount the overlay at `target` for the time of the context.  Raises as `mount` does."""
+    """Mount the overlay at `target` for the time of the context; nothing of it is run here, and no device opened.
+
+    Raises as `mount` does.
+    """
     before = identity(target)
     try:
-        mount(lower, upper, work, target)
+        mount(lower, upper, work, target, syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
         yield
     finally:
         if covered(target, before):  # a signal may end us just when it is mounted
             syscalls.umount2(os.fsencode(target))
 
 
-def mount(lower: str, upper: str, work: str, target: str) -> None:
+def mount(lower: str, upper: str, work: str, target: str, flags: int = 0) -> None:
     """Mount the overlay at `target`.  Raises UnsupportedError when the kernel refuses, NoSpaceError and OSError."""
     with ExitStack() as stack:
         names = [_option(path, stack) for path in (lower, upper, work)]
@@ -58,7 +61,7 @@ def mount(lower: str, upper: str, work: str, target: str) -> None:
         safe = "redirect_dir=nofollow,metacopy=off" if userns.current().initial else "userxattr"
         options = "lowerdir={},upperdir={},workdir={},index=off,".format(*names) + safe
         try:
-            syscalls.mount(b"overlay", os.fsencode(target), b"overlay", 0, os.fsencode(options))
+            syscalls.mount(b"overlay", os.fsencode(target), b"overlay", flags, os.fsencode(options))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpaceError(

@@ -31,7 +31,7 @@ from lxc_oci.layer.inflate import decompress
 from lxc_oci.layer.pipeline import apply_image
 from lxc_oci.layer.unpack import Unpacker
 from lxc_oci.limits import Limits
-from tests.support import image, need, puzzlefs_image
+from tests.support import hooks, image, need, puzzlefs_image
 from tests.support.tarmaker import (
     GNU_MAGIC,
     Tree,
@@ -413,6 +413,30 @@ def test_u28_devices_are_data_that_is_never_opened(tmp_path: Path) -> None:
     assert stat.S_ISBLK(status.st_mode) and status.st_rdev == os.makedev(8, 0)
     assert (tree.mode("disk"), status.st_mtime) == (0o600, 7)
     assert tree.mode("zero") == 0o4666
+    # No driver has this number: opening the node would be ENXIO.
+    os.mknod(tree.path / "unknown", 0o20666, os.makedev(4095, 1))
+    with Root.at(str(tree.path)) as root, pytest.raises(RefusedError, match="not a regular file"):
+        root.read(b"unknown", 1000)
+
+
+def test_u28_a_copy_opens_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clone hook reads etc/hostname and etc/hosts of a container."""
+    need.root()
+    opened = []
+    real = os.open
+
+    def watched(path: str, flags: int, *rest: int, dir_fd: int | None = None) -> int:
+        opened.append(flags)
+        return real(path, flags, *rest, dir_fd=dir_fd)
+
+    os.mknod(tmp_path / "hosts", 0o20666, os.makedev(1, 5))
+    (tmp_path / "hostname").write_text("one")
+    with Root.at(str(tmp_path)) as root:
+        hook = hooks.module("oci-py-clone")
+        monkeypatch.setattr(os, "open", watched)
+        assert hook.content(root.fd, "hosts") == b""
+        assert len(opened) == 1 and opened[0] & os.O_PATH
+        assert hook.content(root.fd, "hostname") == b"one"
 
 
 def test_u28_devices_are_left_out_where_the_kernel_forbids_them(tmp_path: Path) -> None:
