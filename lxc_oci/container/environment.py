@@ -3,12 +3,16 @@
 
 Before LXC 7, `lxc.environment` is set in a process of the host before root's hooks run in it (start.c do_start):
 an image's LD_PRELOAD or PATH would steer them.  So there a variable that can steer a host process goes to the
-guest only, by the wrapper.  LXC 7 has `lxc.environment.runtime`, which is set after the last hook.
+guest only, by the wrapper: by its name, or because its value names a file that others than the host's root may have
+filled, such as one of the image's own in the store.  LXC 7 has `lxc.environment.runtime`, which is set after the last
+hook.
 """
 
 import os
+import re
+import stat
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from lxc_oci.container.lxcconfig import Line, encode, representable
 from lxc_oci.errors import RefusedError
@@ -25,6 +29,7 @@ _STEERING_PREFIXES = (
     "DBUS_",
     "GCONV",
     "GETCONF",
+    "GCOV_",
     "GIO_",
     "GIT_",
     "GLIBC_",
@@ -35,6 +40,7 @@ _STEERING_PREFIXES = (
     "LIBMOUNT_",
     "LIBBLKID_",
     "LISTEN_",
+    "LLVM_",
     "LUA_",
     "LXC_",
     "MALLOC_",
@@ -42,6 +48,7 @@ _STEERING_PREFIXES = (
     "NOTIFY_",
     "OPENSSL_",
     "PERL",
+    "PHP_INI_SCAN_",
     "PYTHON",
     "RES_",
     "RESOLV_",
@@ -56,9 +63,11 @@ _STEERING_NAMES = frozenset(
     {
         "CDPATH",
         "CLASSPATH",
+        "CURL_HOME",
         "ENV",
         "FPATH",
         "GLOBIGNORE",
+        "GTK_MODULES",
         "HOSTALIASES",
         "IFS",
         "LOCALDOMAIN",
@@ -76,16 +85,41 @@ _STEERING_NAMES = frozenset(
         "PS4",
         "SHELL",
         "SHELLOPTS",
+        "SSLKEYLOGFILE",
         "SSL_CERT_DIR",
         "SSL_CERT_FILE",
         "SUDO_ASKPASS",
         "TERMCAP",
+        "TEXTDOMAIN",
+        "TEXTDOMAINDIR",
         "TZDIR",
         "VISUAL",
         "EDITOR",
         "ZDOTDIR",
     }
 )
+# Arguments, configurations, modules and commands of whatever tool: TAR_OPTIONS, APT_CONFIG, XTABLES_LIBDIR, RSYNC_RSH,
+# WGETRC.
+_STEERING_SUFFIXES = (
+    "RC",
+    "_CONFIG",
+    "_CONF",
+    "_LIBDIR",
+    "_LIB_DIR",
+    "_LOGFILE",
+    "_LOG_FILE",
+    "_MODULES",
+    "_MODULE_PATH",
+    "_OPTIONS",
+    "_OPTS",
+    "_PAGER",
+    "_PLUGINS",
+    "_PLUGIN_PATH",
+    "_PRELOAD",
+    "_RSH",
+    "_SHELL",
+)
+_LOCALES = re.compile(r"LANG(UAGE)?\Z|LC_")  # gettext opens what LANGUAGE names, "../" and all
 # Directories that a host process would read or run from: free where only root can fill them.
 _PATH_NAMES = frozenset(
     {
@@ -103,8 +137,10 @@ _PATH_NAMES = frozenset(
         "XDG_STATE_HOME",
     }
 )
-_WORLD = 0o022
+_WORLD = stat.S_IWGRP | stat.S_IWOTH
 _PATH_BYTES = 4095  # PATH_MAX without its NUL
+_PATHS = 64  # in one value, that are looked at
+_BETWEEN = re.compile(r"[\s:;,=|&<>()\"']+")  # what stands between the paths and other words of a value
 
 
 class Environment(NamedTuple):
@@ -121,11 +157,11 @@ def plan(
     user: Sequence[tuple[str, str]],
     home: str,
     lxc_major: int,
-    safe_path: Callable[[str], bool],
+    host: "Paths",
     limits: Limits,
     warn: Callable[[str], None],
 ) -> Environment:
-    """Decide the way of every variable; `safe_path` tells whether only root can fill a directory of the host.
+    """Decide the way of every variable.
 
     Where neither the image nor the user sets them, PATH is the usual one and HOME is `home`.
     Raises RefusedError beyond the limits and for a NUL.
@@ -135,7 +171,7 @@ def plan(
     if "PATH" not in theirs and "PATH" not in ours:
         theirs["PATH"] = DEFAULT_PATH
     if "HOME" not in theirs and "HOME" not in ours:
-        theirs["HOME"] = home
+        theirs |= _unique([("HOME", home)], limits)  # the image's /etc/passwd has it
     effective = {**theirs, **ours}
     total = sum(len(encode(name)) + len(encode(value)) + 2 for name, value in effective.items())
     if total > limits.environment_bytes:
@@ -150,29 +186,45 @@ def plan(
         for name, value in variables.items():
             if effective[name] != value or (origin == "image" and name in ours):
                 continue
-            if representable(f"{name}={value}") and (
-                lxc_major >= RUNTIME_KEY_SINCE or harmless(name, value, safe_path)
-            ):
+            if representable(f"{name}={value}") and (lxc_major >= RUNTIME_KEY_SINCE or harmless(name, value, host)):
                 lines[origin].append(Line(key, f"{name}={value}"))
                 continue
             wrapped[name] = value
             if name == "PATH":
-                rest = ":".join(part for part in value.split(":") if part and safe_path(part))
+                rest = ":".join(part for part in value.split(":") if part and host.safe(part))
                 if rest and representable(rest):  # so that lxc-attach and lxc-execute find the usual programs
                     lines[origin].append(Line(key, f"PATH={rest}"))
     return Environment(tuple(lines["image"]), tuple(lines["user"]), tuple(wrapped.items()), effective["PATH"])
 
 
-def harmless(name: str, value: str, safe_path: Callable[[str], bool]) -> bool:
+def harmless(name: str, value: str, host: "Paths") -> bool:
     """Tell whether a process of the host, root's, may have this variable in its environment."""
     if name in _PATH_NAMES:
-        return all(safe_path(part) for part in value.split(":"))
+        return all(host.safe(part) for part in value.split(":"))
     if name == "TZ":  # a name below the system's zoneinfo, or a rule; an absolute path would be opened
         return not value.startswith(("/", ":")) and ".." not in value
-    if name in _STEERING_NAMES or name.startswith(_STEERING_PREFIXES):
+    if _LOCALES.match(name):
+        return "/" not in value
+    if name in _STEERING_NAMES or name.startswith(_STEERING_PREFIXES) or name.endswith(_STEERING_SUFFIXES):
         return False
     # An exported shell function is run by name; bash before 2014 ran any value of this form (CVE-2014-6271).
-    return not value.startswith("() ")
+    return not value.startswith("() ") and _names_no_file_of_strangers(value, host)
+
+
+def _names_no_file_of_strangers(value: str, host: "Paths") -> bool:
+    """Tell whether no path in `value` leads to what an image brought, whatever tool reads a file by the variable."""
+    paths = ["/" + word.partition("/")[2] for word in _BETWEEN.split(value) if "/" in word]
+    return "../" not in f"{value}/" and len(paths) <= _PATHS and all(map(host.strange_to_images, paths))
+
+
+class Paths(Protocol):
+    """What a path of the host is, in the eyes of a process that runs hooks."""
+
+    def safe(self, path: str, /) -> bool:
+        """Tell whether only root can fill the directory."""
+
+    def strange_to_images(self, path: str, /) -> bool:
+        """Tell whether neither images nor every user can have filled it."""
 
 
 class HostPaths:
@@ -185,26 +237,37 @@ class HostPaths:
     def __init__(self, forbidden: Sequence[str], *, initial_namespace: bool) -> None:
         self._forbidden = tuple(os.path.realpath(path) for path in forbidden) + ("/proc", "/dev", "/sys", "/run")
         self._initial = initial_namespace
-        self._known: dict[str, bool] = {}
+        self._known: dict[tuple[str, bool], bool] = {}
 
     def safe(self, path: str) -> bool:
         """Tell whether `path`, or its nearest existing ancestor, is only root's to write, links included."""
-        if path not in self._known:
-            self._known[path] = self._judge(path)
-        return self._known[path]
+        return self._judged(path, True)
 
-    def _judge(self, path: str) -> bool:
+    def strange_to_images(self, path: str) -> bool:
+        """Tell whether nothing that an image brought, and nothing that just anybody may write, is at `path`.
+
+        Directories of other users are none: /var/lib/postgresql is what many images name.
+        """
+        return self._judged(path, False)
+
+    def _judged(self, path: str, of_root: bool) -> bool:
+        key = path, of_root
+        if key not in self._known:
+            self._known[key] = self._judge(path, of_root)
+        return self._known[key]
+
+    def _judge(self, path: str, of_root: bool) -> bool:
         if not path.startswith("/") or "\0" in path or len(path) > _PATH_BYTES or ".." in path.split("/"):
             return False
         real = os.path.realpath(path)
         for place in (os.path.normpath(path), real):
             if any(place == other or place.startswith(other.rstrip("/") + "/") for other in self._forbidden):
                 return False
-            if not self._chain_is_roots(place):
+            if not self._chain_is_roots(place, of_root):
                 return False
         return True
 
-    def _chain_is_roots(self, path: str) -> bool:
+    def _chain_is_roots(self, path: str, of_root: bool) -> bool:
         """Check every directory from / down to `path`, as far as they exist."""
         place = "/"
         for component in ["", *path.split("/")]:
@@ -215,11 +278,13 @@ class HostPaths:
                 break
             except OSError:
                 return False
-            if status.st_mode & _WORLD and not (status.st_gid == 0 and not status.st_mode & 0o002):
+            if status.st_mode & (_WORLD if of_root and status.st_gid != 0 else stat.S_IWOTH):
                 return False
-            if self._initial and status.st_uid != 0:
+            if of_root and self._initial and status.st_uid != 0:
                 return False
-        return self._initial or path in DEFAULT_PATH.split(":") or place in _SYSTEM_PARENTS or path == "/"
+        return (
+            self._initial or not of_root or path in DEFAULT_PATH.split(":") or place in _SYSTEM_PARENTS or path == "/"
+        )
 
 
 _SYSTEM_PARENTS = frozenset({"/usr", "/usr/local", "/opt", "/root"})

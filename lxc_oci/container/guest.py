@@ -55,7 +55,7 @@ class HostFacts(NamedTuple):
     idmap: idmap.ContainerMap | None
     configuration: tuple[Line, ...]  # what lxc-create wrote, includes followed
     resolv_conf: bytes
-    safe_path: Callable[[str], bool]  # whether only root can fill a directory of the host
+    paths: environment.Paths
     share: str = SHARE
     fstab: bool = True  # whether the container may have an fstab of ours
     guest_directory: str = GUEST_DIRECTORY  # of the generation that is planned
@@ -110,7 +110,6 @@ def host_facts(
     A `confined` process has read the image and serves the host's root, who reads no file of its making: no fstab.
     """
     places = (os.path.dirname(directory), "/var/lib/lxc", "/var/lib/lxc-oci-py", *forbidden)
-    judge = environment.HostPaths(places, initial_namespace=userns.current().initial)
     return HostFacts(
         name,
         directory,
@@ -118,7 +117,7 @@ def host_facts(
         idmap.from_config(configuration),
         tuple(configuration),
         guestfiles.host_resolv_conf(),
-        judge.safe,
+        environment.HostPaths(places, initial_namespace=userns.current().initial),
         share,
         not confined and not lxcconfig.last(configuration, "lxc.mount.fstab"),
     )
@@ -147,7 +146,7 @@ def plan_guest(
             "if that is right, raise volumes in /etc/lxc-oci-py/limits.conf",
         )
     mounts = volumes.plan(config.volumes, overrides.volumes, overrides.tmpfs, root, host.directory, warn)
-    variables = environment.plan(config.env, overrides.env, identity.home, host.lxc_major, host.safe_path, limits, warn)
+    variables = environment.plan(config.env, overrides.env, identity.home, host.lxc_major, host.paths, limits, warn)
     arguments = _arguments(config, overrides, root, limits)
     system = _is_system_init(arguments[0])
     net = network.plan(overrides, host.configuration, host.directory, system=system)

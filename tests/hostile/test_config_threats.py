@@ -189,6 +189,32 @@ def test_c07_labels_choose_nothing(box: Box) -> None:
     assert box.plan(image_config(entrypoint=ARGUMENTS, labels=labels, exposed_ports=ports)) == plain
 
 
+@pytest.mark.parametrize("name", ("a,b", "a:b", "a\\b", "a,lowerdir=/etc:x\\,y"))
+def test_c07_u24_u28_u30_names_of_directories_are_no_mount_options(tmp_path: Path, name: str) -> None:
+    need.root()
+    place = tmp_path / name
+    for part in ("lower", "upper", "work", "target"):
+        (place / part).mkdir(parents=True)
+    (place / "lower/of-lower").write_text("x")
+    code = (
+        "import sys; from lxc_oci.rootfs import overlay\n"
+        "overlay.private_namespace()\n"
+        "import os; names = [f'{sys.argv[1]}/{part}' for part in ('lower', 'upper', 'work', 'target')]\n"
+        "with overlay.mounted(*names):\n"
+        "    print(os.listdir(names[3]))\n"
+        "    print(next(line for line in open('/proc/self/mountinfo') if ' - overlay ' in line and 'target' in line))"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = ["/usr/bin/python3", "-c", code, str(place)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    listed, mount = done.stdout.splitlines()[:2]
+    assert listed == "['of-lower']"
+    options = set(mount.replace(" ", ",").split(","))
+    # Nothing in a layer may lead to another file of it; what is off by default is not listed.
+    assert {"nosuid", "nodev", "noexec", "redirect_dir=nofollow"} <= options
+    assert not {"index=on", "metacopy=on", "nfs_export=on", "redirect_dir=on"} & options
+
+
 # --- C08, C09, C10: users ----------------------------------------------------------------------------------------
 
 
@@ -278,13 +304,13 @@ def test_c10_user_database_that_is_none(box: Box) -> None:
             (etc / "passwd").mkdir()
         elif kind == "device":
             need.root()
-            os.mknod(etc / "passwd", 0o20666, os.makedev(1, 5))  # /dev/zero
+            os.mknod(etc / "passwd", 0o20666, os.makedev(4095, 5))  # opening it would fail: there is no driver
         elif kind == "huge":
             with (etc / "passwd").open("wb") as file:
                 file.truncate(1 << 30)
         else:
             (etc / "passwd").symlink_to("passwd")
-        with pytest.raises(RefusedError):
+        with pytest.raises(RefusedError, match="regular file" if kind == "device" else ""):
             identify(box, "host")
         (etc / "passwd").rmdir() if kind == "directory" else (etc / "passwd").unlink()
 
@@ -468,6 +494,17 @@ STEERING = {
     "NODE_OPTIONS": "--require /evil",
     "LXC_ROOTFS_PATH": "/evil",
     "LXC_CONFIG_FILE": "/evil",
+    "LANGUAGE": "../../../evil",
+    "TEXTDOMAINDIR": "/evil",
+    "TAR_OPTIONS": "--checkpoint-action=exec=evil",
+    "APT_CONFIG": "/evil",
+    "XTABLES_LIBDIR": "/evil",
+    "MODPROBE_OPTIONS": "-C /evil",
+    "RSYNC_RSH": "evil",
+    "WGETRC": "/evil",
+    "SSLKEYLOGFILE": "/evil",
+    "PHP_INI_SCAN_DIR": "/evil",
+    "NOBODY_KNOWS": "../evil",
     "BASH_FUNC_ls%%": "() { :; }",
     "X": "() { :; }",
 }
@@ -477,7 +514,9 @@ STEERING = {
 def test_c15_hooks_of_the_host_are_not_steered(box: Box, by: str) -> None:
     need.root()
     path = f"{box.rootfs}/bin:/proc/self/root/bin:/tmp:/usr/sbin:/usr/bin:/sbin:/bin::."
-    variables = {**STEERING, "PATH": path, "HARMLESS": "1"}
+    # Whatever the name: a file that the image brought can be named, since the store's names are digests.
+    evil = {**STEERING, "OF_THE_IMAGE": f"x={box.rootfs}/evil", "OF_ANYBODY": "/tmp/evil"}
+    variables = {**evil, "PATH": path, "HARMLESS": "1", "PGDATA": "/var/lib/postgresql/data"}
     if by == "image":
         box.make(image_config(entrypoint=ARGUMENTS, env=tuple(f"{name}={text}" for name, text in variables.items())))
     else:
@@ -496,8 +535,10 @@ def test_c15_hooks_of_the_host_are_not_steered(box: Box, by: str) -> None:
     for stage in stages:
         entries = Path(f"{seen}.{stage}").read_bytes().split(b"\0")[:-1]
         found = dict(entry.partition(b"=")[::2] for entry in entries)
-        for name, text in STEERING.items():
+        for name, text in evil.items():
             assert found.get(name.encode()) != text.encode(), (stage, name)
+        if stage in ("pre-mount", "mount", "autodev"):
+            assert (found[b"HARMLESS"], found[b"PGDATA"]) == (b"1", b"/var/lib/postgresql/data")
         for part in found[b"PATH"].split(b":"):
             status = os.stat(part)
             assert status.st_uid == 0 and not status.st_mode & 0o002, (stage, part)
@@ -536,6 +577,15 @@ def test_c15_lxc_7_has_a_key_for_it(box: Box) -> None:
 def test_c16_more_than_the_kernel_takes(box: Box, members: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(RefusedError, match=r"bytes|variables"):
         box.make(image_config(**{"entrypoint": ARGUMENTS, **members}))
+    assert not (box.directory / "config").exists()
+
+
+@pytest.mark.parametrize("home", ["/" + "x" * 140_000, "/a\0b"], ids=["long", "NUL"])
+def test_c16_a_home_that_no_variable_can_hold(box: Box, home: str) -> None:
+    """HOME comes from the image's /etc/passwd, and is a variable like those of Env."""
+    passwd(box, f"app:x:5:5::{home}:/bin/sh\n")
+    with pytest.raises(RefusedError, match="HOME"):
+        box.make(image_config(entrypoint=ARGUMENTS, user="app"))
     assert not (box.directory / "config").exists()
 
 

@@ -15,11 +15,21 @@ from tests.support import need
 SAFE = {"/usr/bin", "/bin", "/root", "/"}
 
 
+class Host:
+    """Paths of a host that holds nothing but images elsewhere than in SAFE and /var/lib."""
+
+    def safe(self, path: str) -> bool:
+        return path in SAFE
+
+    def strange_to_images(self, path: str) -> bool:
+        return path in SAFE or path.startswith("/var/lib/")
+
+
 def plan(
     image: tuple[str, ...], user: tuple[tuple[str, str], ...] = (), *, major: int = 5, warnings: list[str] | None = None
 ) -> Environment:
     warn = (warnings if warnings is not None else []).append
-    return environment.plan(image, user, "/root", major, SAFE.__contains__, Limits(), warn)
+    return environment.plan(image, user, "/root", major, Host(), Limits(), warn)
 
 
 def entries(lines: tuple[environment.Line, ...]) -> list[str]:
@@ -75,6 +85,30 @@ def test_no_import_from_the_host() -> None:
         ("TZ", "/x/y"),
         ("TZ", "../../x"),
         ("XDG_CONFIG_HOME", "/x"),
+        ("LANGUAGE", "../../../x"),
+        ("LANGUAGE", "de:x/y"),
+        ("LC_ALL", "/x"),
+        ("TEXTDOMAINDIR", "/usr/bin"),
+        ("TAR_OPTIONS", "--checkpoint-action=exec=id"),
+        ("APT_CONFIG", "/usr/bin"),
+        ("XTABLES_LIBDIR", "x"),
+        ("IP_LIB_DIR", "x"),
+        ("MODPROBE_OPTIONS", "-C x"),
+        ("RSYNC_RSH", "id"),
+        ("WGETRC", "/root"),
+        ("PHPRC", "x"),
+        ("PHP_INI_SCAN_DIR", "x"),
+        ("SSLKEYLOGFILE", "/root"),
+        ("CURL_HOME", "/root"),
+        ("GTK_MODULES", "x"),
+        ("ANYTHING", "/store/trees/x"),
+        ("ANYTHING", "-f/store/x"),
+        ("ANYTHING", "a=1,b=/store/x"),
+        ("ANYTHING", "/usr/bin:/store"),
+        ("ANYTHING", "'/store/x'"),
+        ("ANYTHING", "../x"),
+        ("ANYTHING", "x/.."),
+        ("ANYTHING", "/bin:" * 65),
         ("A", "line\nline"),
         ("A\tB\x01", "x"),
     ),
@@ -89,10 +123,14 @@ def test_only_for_the_guest(name: str, value: str) -> None:
     (
         "LANG=C",
         "LC_ALL=C.UTF-8",
+        "LANGUAGE=en_US:en",
         "PGDATA=/var/lib/x",
         "TZ=Europe/Berlin",
         "NGINX_VERSION=1",
         "a.b-c=d",
+        "GOSU_VERSION=1.17",
+        "ELLIPSIS=wait... what",
+        "DATA=--data=/var/lib/x,/bin",
         "LDAP=x",
         "HOME=/root",
     ),
@@ -210,6 +248,22 @@ def test_who_can_fill_a_directory(tmp_path: Path) -> None:
             "good-link/store/bin",
         ):
             assert not judge.safe(str(home / name)), name
+        strange = {
+            name
+            for name in (
+                "fine",
+                "theirs",
+                "grouped",
+                "none",
+                "writable",
+                "writable/below",
+                "link/x",
+                "fine/store",
+                "good-link/store/x",
+            )
+            if judge.strange_to_images(str(home / name))
+        }
+        assert strange == {"fine", "theirs", "grouped", "none"}
         inside = HostPaths((), initial_namespace=False)
         assert not inside.safe(str(home / "fine")), "in a user namespace other users' ids look like root's"
         assert inside.safe("/usr/bin") and inside.safe("/")
