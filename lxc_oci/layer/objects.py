@@ -46,7 +46,8 @@ class Objects:
         self._overlay = overlay
         self._uid, self._gid = os.geteuid(), os.getegid()  # what new files have
         self.hashing = Hashing()
-        self.over_lower = False  # something lies below this layer
+        # Something lies below this layer.  Else whiteouts have nothing to hide, and what is its own is not noted.
+        self.over_lower = False
         self.skipped: set[bytes] = set()  # paths of devices that were left out
         self.create: dict[str, Callable[[Directory, bytes, Entry, Data], None]] = {
             kinds.FILE: self._create_file,
@@ -204,7 +205,7 @@ class Objects:
         directory.plain = self._directories.exact and not entry.mode & stat.S_ISGID and not inherited
         directory.mtime_ns = entry.mtime_ns
         self._note_directory(directory, entry._replace(mode=_mode(fd)) if xattrs else entry, xattrs)
-        if self._overlay and (attributes.OVERLAY_OPAQUE, b"y") in entry.xattrs:
+        if self._overlay and self.over_lower and (attributes.OVERLAY_OPAQUE, b"y") in entry.xattrs:
             whiteout.hide_all(self._directories, directory, self._record)
 
     def _note_directory(self, directory: Directory, entry: Entry, xattrs: Xattrs) -> None:
@@ -281,7 +282,8 @@ class Objects:
     def _create_node(self, parent: Directory, base: bytes, entry: Entry, data: Data) -> None:
         if entry.type == kinds.CHARACTER and entry.device == (0, 0):
             if self._overlay:
-                whiteout.hide(self._directories, parent, base, self._record)
+                if self.over_lower:
+                    whiteout.hide(self._directories, parent, base, self._record)
             else:
                 # An overlay's whiteout: it would hide a file from the container that a scanner sees.
                 self._warn("a layer has devices with the number 0:0, which are left out")

@@ -141,6 +141,8 @@ class Unpacker:
             if base.startswith(whiteout.PREFIX):
                 hidden = None if base == whiteout.OPAQUE else whiteout.target(base)
                 parent = self._directories.resolve(components, self._imply)
+                if not self._objects.over_lower:
+                    return None
                 self._directories.keep_upper(parent)
                 if hidden is None:
                     whiteout.hide_all(self._directories, parent, self._record)

@@ -280,6 +280,32 @@ def test_u17_an_opaque_root_keeps_its_own_layer_in_any_order(tmp_path: Path) -> 
     assert unpack(tmp_path, lower, upper).names() == {"a", "b", "both", "both/new"}
 
 
+@pytest.mark.parametrize("lower", [(), (archive(),)], ids=["first layer", "over an empty one"])
+def test_u17_u18_u21_whiteouts_over_nothing_spare_their_own_layer(tmp_path: Path, lower: tuple[bytes, ...]) -> None:
+    where = each(tmp_path)
+    made = archive(file(b"a"), file(b"d/x"), file(b".wh..wh..opq"), file(b"b"))
+    assert unpack(next(where), *lower, made).names() == {"a", "b", "d", "d/x"}
+    made = archive(directory(b"d"), file(b"d/x"), file(b"d/.wh..wh..opq"), file(b"d/e/y"), file(b"d/.wh..wh..opq"))
+    assert unpack(next(where), *lower, made).names() == {"d", "d/x", "d/e", "d/e/y"}
+    made = archive(file(b"f"), file(b".wh.f"), file(b".wh.g"), file(b"g"), file(b".wh.none"), file(b"i/.wh.none"))
+    assert unpack(next(where), *lower, made).names() == {"f", "g", "i"}
+    made = archive(file(b"d/x"), file(b".wh.d"), file(b"d/y"), symlink(b"l", b"d"), file(b".wh.l"), file(b"l/.wh.x"))
+    assert unpack(next(where), *lower, made).names() == {"d", "d/x", "d/y", "l"}
+    # The layer above hides what this one left.
+    assert unpack(next(where), *lower, made, archive(file(b".wh.d"))).names() == {"l"}
+
+
+def test_u17_u23_overlay_whiteouts_over_nothing_spare_their_own_layer(tmp_path: Path) -> None:
+    me = {"uid": os.getuid(), "gid": os.getgid()}
+    entries = [
+        (Entry(b"d/x", kinds.FILE, 0o644, **me), b""),
+        (Entry(b"d", kinds.DIRECTORY, 0o755, xattrs=((b"trusted.overlay.opaque", b"y"),), **me), b""),
+        (Entry(b"f", kinds.FILE, 0o644, **me), b""),
+        (Entry(b"f", kinds.CHARACTER, 0o644, **me), b""),
+    ]
+    assert apply_entries(tmp_path, *entries, overlay=True).names() == {"d", "d/x", "f"}  # type: ignore[arg-type]
+
+
 def test_u18_a_whiteout_spares_its_own_layer_in_any_order(tmp_path: Path) -> None:
     lower = archive(file(b"one", b"old"), file(b"two", b"old"), file(b"three"))
     upper = archive(file(b"one", b"new"), file(b".wh.one"), file(b".wh.two"), file(b"two", b"new"), file(b".wh.three"))

@@ -28,6 +28,8 @@ BASE = layer(
     file("srv/hidden"),
     directory("srv/below"),
     file("srv/below/hidden"),
+    opaque("srv"),  # with nothing below, it hides nothing
+    whiteout("srv/none"),
     directory("usr"),
     directory("usr/lib"),
     file("usr/lib/large", bytes(range(256)) * 5000),
