@@ -2,6 +2,7 @@
 """Images in registries: the distribution specification's pull, over every endpoint that may have the image."""
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -36,6 +37,9 @@ _DOCUMENTS = mediatype.MANIFESTS | mediatype.INDEXES
 _ACCEPT = ", ".join((mediatype.OCI_MANIFEST, mediatype.OCI_INDEX, mediatype.DOCKER_MANIFEST, mediatype.DOCKER_INDEX))
 # Not 401 and 429: what they ask for holds for the GET too.
 _HEAD_ANSWERS = frozenset(range(200, 600)) - {401, 429}
+# Of referrers, which came late: registries and what stands before them say in many ways that they do not know it.
+_NO_SUCH_API = tuple(sorted({*range(400, 500), 501} - {401, 403, 408, 429}))
+_NEXT = re.compile(r'<([^<>]+)>\s*;\s*rel="?next"?', re.IGNORECASE)
 # Content types that say nothing: then the document's own mediaType counts.
 _UNTYPED = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 
@@ -152,21 +156,23 @@ class RegistrySource:
             return None
 
     def referrers(self, image: Digest, artifact_type: str, limits: Limits) -> tuple[Descriptor, ...]:
-        """Return the descriptors of the manifests that refer to `image` and have that artifact type."""
-        path = f"referrers/{image}?{urlencode({'artifactType': artifact_type})}"
-        try:
-            raw = self._first(lambda endpoint: self._get(endpoint, path, limits), prefer=False)
-            media_type = mediatype.OCI_INDEX
-        except AccessError:
-            # distribution-spec, "Unavailable Referrers API": the index then has a tag.
-            tagged = self.neighbour(f"{image.algorithm}-{image.hex}", limits)
-            if tagged is None:
-                return ()
-            media_type, raw = tagged[0].media_type, tagged[1]
-        found = manifests.parse(raw, media_type, limits)
-        if not isinstance(found, manifests.Index):
-            return ()
-        return tuple(entry for entry in found.manifests if entry.artifact_type == artifact_type)
+        """Return the descriptors of the manifests that refer to `image` and have that artifact type.
+
+        The first endpoint that has some counts: a mirror's empty list says nothing of the registry's.
+        Raises UnavailableError and RefusedError when no endpoint gives a list, be it an empty one.
+        """
+        failures: list[OciError] = []
+        for endpoint in self._endpoints:
+            try:
+                found = self._referrers(endpoint, image, artifact_type, limits)
+            except OciError as error:
+                failures.append(error)
+                continue
+            if found:
+                return found
+        if len(failures) == len(self._endpoints):
+            raise combined(failures) from failures[-1]
+        return ()
 
     def origin(self, descriptor: Descriptor) -> str:
         """Return the URL of a blob at the endpoint that the image came from."""
@@ -210,12 +216,48 @@ class RegistrySource:
             finally:
                 response.close()
 
-    def _get(self, endpoint: RegistryEndpoint, path: str, limits: Limits) -> bytes:
-        response = endpoint.request("GET", path, {"Accept": mediatype.OCI_INDEX})
+    def _referrers(
+        self, endpoint: RegistryEndpoint, image: Digest, artifact_type: str, limits: Limits
+    ) -> tuple[Descriptor, ...]:
+        """Return what one endpoint lists (distribution-spec, "Listing Referrers"), be it on several pages."""
+        path = f"referrers/{image}?{urlencode({'artifactType': artifact_type})}"
+        found: list[Descriptor] = []
+        for _ in range(limits.index_documents):
+            try:
+                page = self._page(endpoint, path, limits)
+            except AccessError:
+                page = None
+            if page is None:
+                # distribution-spec, "Unavailable Referrers API": the index then has a tag.
+                try:
+                    tagged, raw = self._manifest(endpoint, f"{image.algorithm}-{image.hex}", None, limits)
+                except AccessError:
+                    break
+                found += _listed(raw, tagged.media_type, artifact_type, limits)
+                break
+            raw, path = page
+            found += _listed(raw, mediatype.OCI_INDEX, artifact_type, limits)
+            if not path:
+                break
+        return tuple(found)
+
+    def _page(self, endpoint: RegistryEndpoint, path: str, limits: Limits) -> tuple[bytes, str] | None:
+        """Return a page of a list and the path of the next, "" for the last; None where there is no such API."""
+        response = endpoint.request("GET", path, {"Accept": mediatype.OCI_INDEX}, (200, *_NO_SUCH_API))
         try:
-            return read_limited(response.read, limits.document_bytes, f"the list of referrers of {endpoint.place}")
+            if response.status != 200:
+                return None
+            raw = read_limited(response.read, limits.document_bytes, f"the list of referrers of {endpoint.place}")
         finally:
             response.close()
+        match = _NEXT.search(", ".join(response.headers("Link")))
+        if match is None:
+            return raw, ""
+        base, target = endpoint.url(""), response.url.join(match[1])
+        if target.origin != base.origin or not target.target.startswith(f"{base.target}referrers/"):
+            self._warn(f"{endpoint.place.host} lists more referrers at {target.shown}, which is not looked at")
+            return raw, ""
+        return raw, target.target.removeprefix(base.target)
 
     def _document(
         self, response: Response, selector: str, pinned: Digest | None, limits: Limits
@@ -240,3 +282,11 @@ class RegistrySource:
         if announced.startswith("sha256:") and pinned is None and announced != descriptor.digest:
             self._warn(f"{host} announces {announced:.80} but sends {descriptor.digest}")
         return descriptor, raw
+
+
+def _listed(raw: bytes, media_type: str, artifact_type: str, limits: Limits) -> list[Descriptor]:
+    """Return what an index lists of one type; registries need not filter."""
+    found = manifests.parse(raw, media_type, limits)
+    if not isinstance(found, manifests.Index):
+        return []
+    return [entry for entry in found.manifests if entry.artifact_type == artifact_type]

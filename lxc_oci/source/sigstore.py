@@ -135,6 +135,7 @@ class _Key:
     def __init__(self, key: bytes | str) -> None:
         where = key if isinstance(key, str) else "the key in the policy"
         try:
+            from cryptography.exceptions import UnsupportedAlgorithm
             from cryptography.hazmat.primitives import serialization
             from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
         except ImportError as error:
@@ -149,6 +150,8 @@ class _Key:
             raise UsageError(f"cannot read the policy's key {where}: {error.strerror}") from error
         except ValueError as error:
             raise UsageError(f"{where} is not a public key in PEM form") from error
+        except UnsupportedAlgorithm:
+            found = None
         if not isinstance(found, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey):
             raise UsageError(f"{where} is a key of a kind that is not supported")
         self._key = found

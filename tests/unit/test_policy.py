@@ -3,7 +3,7 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import pytest
 from lxc_oci.errors import OciError, RefusedError, UsageError
 from lxc_oci.image import reference as references
 from lxc_oci.image.digest import Digest
+from lxc_oci.limits import Limits
 from lxc_oci.source import policy
 from lxc_oci.source.identity import Identity
 from lxc_oci.source.open import SourceOptions
 from lxc_oci.source.policy import Policy
 from tests.support import image as images
 from tests.support import signature
-from tests.support.faultregistry import Answer, FaultRegistry
+from tests.support.faultregistry import Answer, FaultRegistry, Request
 from tests.support.pull import QUICK
 
 ACCEPT = {"type": "insecureAcceptAnything"}
@@ -253,6 +254,88 @@ def test_signature_is_found_and_right(registry: FaultRegistry, tmp_path: Path, k
         verify(required(tmp_path, other.public), registry)
 
 
+def signed_with_referrers(registry: FaultRegistry, key: signature.Key) -> tuple[dict[str, Any], images.Image]:
+    """A signature that only a list of referrers leads to: its entry there, and the manifest."""
+    content = signature.payload(SIGNED.digest, name(registry))
+    made = signature.attachment([signature.layer(content, key.sign(content))], SIGNED)
+    registry.add("team/app", "any", made)
+    return {**made.entry(), "artifactType": signature.ARTIFACT}, made
+
+
+def list_referrers(registry: FaultRegistry, answer: Callable[[Request], Answer]) -> None:
+    registry.faults.append(lambda request: answer(request) if "/referrers/" in request.target else None)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
+def test_referrers_tag_counts_where_there_is_no_api(registry: FaultRegistry, tmp_path: Path, status: int) -> None:
+    key = signature.Key()
+    entry, _ = signed_with_referrers(registry, key)
+    registry.put("team/app", SIGNED.digest.replace(":", "-"), images.INDEX, images.Index(entries=[entry]).manifest)
+    list_referrers(registry, lambda request: Answer(status))
+    verify(required(tmp_path, key.public), registry)
+
+
+@pytest.mark.parametrize("pages, found", [(1, True), (5, True), (1000, False)])
+def test_list_of_referrers_has_pages_and_an_end(
+    registry: FaultRegistry, tmp_path: Path, pages: int, found: bool
+) -> None:
+    key = signature.Key()
+    entry, _ = signed_with_referrers(registry, key)
+
+    def answer(request: Request) -> Answer:
+        number = int(request.query.get("page", ["0"])[0])
+        listed = [entry] if number == pages else [{**entry, "artifactType": "application/x-other"}]
+        more = {"Link": f'<{request.path}?page={number + 1}>; rel="next"'} if number < pages else {}
+        return Answer(200, {"Content-Type": images.INDEX, **more}, images.Index(entries=listed).manifest)
+
+    list_referrers(registry, answer)
+    if found:
+        verify(required(tmp_path, key.public), registry)
+        return
+    with pytest.raises(RefusedError, match="no signature"):
+        verify(required(tmp_path, key.public), registry)
+    assert len(registry.seen("/referrers/")) == Limits().index_documents
+
+
+@pytest.mark.parametrize("link", ["https://elsewhere.example/v2/team/app/referrers/x", "/v2/team/other/referrers/x"])
+def test_list_of_referrers_goes_on_in_its_own_place_only(registry: FaultRegistry, tmp_path: Path, link: str) -> None:
+    empty = images.Index(entries=[]).manifest
+    list_referrers(
+        registry, lambda request: Answer(200, {"Content-Type": images.INDEX, "Link": f'<{link}>; rel="next"'}, empty)
+    )
+    warnings: list[str] = []
+    reference = references.parse(f"docker://{registry.host}/team/app:1")
+    demanded = parse(required(tmp_path, signature.Key().public))
+    with pytest.raises(RefusedError, match="no signature"):
+        policy.check(demanded, reference, Digest(SIGNED.digest), OPTIONS, QUICK, warnings.append)
+    assert len(registry.seen("/referrers/")) == 1
+    assert len(warnings) == 1 and "not looked at" in warnings[0]
+
+
+def test_empty_list_of_a_mirror_does_not_hide_the_registrys(
+    registry: FaultRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = signature.Key()
+    entry, _ = signed_with_referrers(registry, key)
+
+    def answer(*entries: Any) -> Callable[[Request], Answer]:
+        listing = images.Index(entries=entries).manifest
+        return lambda request: Answer(200, {"Content-Type": images.INDEX}, listing)
+
+    list_referrers(registry, answer(entry))
+    with FaultRegistry() as mirror:
+        mirror.add("team/app", "1", SIGNED)
+        list_referrers(mirror, answer())
+        conf = tmp_path / "registries.conf"
+        conf.write_text(
+            f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n'
+            f'[[registry.mirror]]\nlocation = "{mirror.host}"\ninsecure = true\n'
+        )
+        monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
+        verify(required(tmp_path, key.public), registry)
+        assert mirror.seen("/referrers/")
+
+
 def test_unsigned_image(registry: FaultRegistry, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="no signature"):
         verify(required(tmp_path, signature.Key().public), registry)
@@ -314,6 +397,23 @@ def test_key_that_is_none(registry: FaultRegistry, tmp_path: Path, content: byte
     signature.Key()
     with pytest.raises(UsageError, match="public key"):
         verify(required(tmp_path, content), registry)
+
+
+# Keys on curves that python3-cryptography does not know, made by openssl.
+STRANGE_KEYS = {
+    "SM2": "MFkwEwYHKoZIzj0CAQYIKoEcz1UBgi0DQgAE66devlnasVKFpwcitiNmo2n0FGHh\n"
+    "7Se89CKsQd/V9G/ShDPGKX1/m7oWVFl1LvgYUjFU62WHokQ3iWuRc1Zceg==",
+    "prime239v1": "MFUwEwYHKoZIzj0CAQYIKoZIzj0DAQQDPgAEIdUPu8Ni5kyFA8wQ90gfuQxDycc7\n"
+    "seq8pthHax+aHEByeGv2eNyHGe4BsYZempg+u12iP55kKd8SFxZh",
+}
+
+
+@pytest.mark.parametrize("text", STRANGE_KEYS.values(), ids=STRANGE_KEYS)
+def test_key_of_a_kind_that_is_not_known(registry: FaultRegistry, tmp_path: Path, text: str) -> None:
+    signature.Key()
+    pem = f"-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n".encode()
+    with pytest.raises(UsageError, match="kind that is not supported"):
+        verify(required(tmp_path, pem), registry)
 
 
 def test_key_that_is_missing_or_in_the_policy(registry: FaultRegistry, tmp_path: Path) -> None:
