@@ -101,9 +101,7 @@ class Keyring:
         if named:
             yield os.path.abspath(named), True
             return
-        runtime = environment.get("XDG_RUNTIME_DIR", "")
-        runtime = os.path.join(runtime, "containers") if runtime else f"/run/containers/{os.getuid()}"
-        yield os.path.join(runtime, "auth.json"), False
+        yield os.path.join(hostfiles.runtime(environment), "auth.json"), False
         yield os.path.join(hostfiles.config_home(environment), "containers/auth.json"), False
         home = hostfiles.home(environment)
         yield os.path.join(environment.get("DOCKER_CONFIG", "") or os.path.join(home, ".docker"), "config.json"), False
@@ -119,7 +117,7 @@ class Keyring:
         except OSError as error:
             if explicit:
                 raise UsageError(f"cannot read the credentials file {path}: {error.strerror}") from error
-            # Seen from a user namespace, /run/containers/0 is another user's.
+            # It may be another user's, as seen from a user namespace.
             self._warn(f"credentials in {path} are not used: {error.strerror}")
             return None
         if not raw.strip():

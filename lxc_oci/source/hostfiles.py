@@ -9,6 +9,7 @@ import pwd
 from collections.abc import Mapping
 
 from lxc_oci.errors import UsageError
+from lxc_oci.kernel import userns
 
 _MAXIMUM = 4 << 20
 
@@ -35,6 +36,25 @@ def config_home(environment: Mapping[str, str]) -> str:
     return found if os.path.isabs(found) else os.path.join(home(environment), ".config")
 
 
+def runtime(environment: Mapping[str, str]) -> str:
+    """Return the directory of the auth.json that `podman login` writes: below $XDG_RUNTIME_DIR or its default."""
+    found = environment.get("XDG_RUNTIME_DIR", "")
+    return os.path.join(found, "containers") if found else f"/run/containers/{_caller(environment)}"
+
+
+def _caller(environment: Mapping[str, str]) -> int:
+    """Return the host's id of the user: inside a namespace, of whom the home directory belongs to."""
+    idmap = userns.current()
+    try:
+        owner = os.getuid() if idmap.initial else os.stat(home(environment)).st_uid
+    except OSError:
+        owner = os.getuid()
+    for extent in idmap.uids:
+        if extent.inside <= owner < extent.inside + extent.count:
+            return extent.outside + owner - extent.inside
+    return owner
+
+
 def read(path: str) -> bytes:
     """Return what `path` holds.  Raises OSError, and UsageError for a file that cannot be a configuration."""
     # A FIFO must not hang us.
@@ -57,13 +77,11 @@ def copy_own(environment: Mapping[str, str], authfile: str | None, directory: st
     """
     own, settings = home(environment), config_home(environment)
     named = authfile or environment.get("REGISTRY_AUTH_FILE", "")
-    runtime = environment.get("XDG_RUNTIME_DIR", "")
-    runtime = os.path.join(runtime, "containers") if runtime else f"/run/containers/{os.getuid()}"
     docker = environment.get("DOCKER_CONFIG", "") or os.path.join(own, ".docker")
     for name in _OWN:
         _copy(os.path.join(own, ".config/containers", name), os.path.join(directory, ".config/containers", name))
         _copy(os.path.join(settings, "containers", name), os.path.join(directory, "config/containers", name))
-    _copy(os.path.join(runtime, "auth.json"), os.path.join(directory, "run/containers/auth.json"))
+    _copy(os.path.join(runtime(environment), "auth.json"), os.path.join(directory, "run/containers/auth.json"))
     _copy(os.path.join(docker, "config.json"), os.path.join(directory, ".docker/config.json"))
     _copy(os.path.join(own, ".dockercfg"), os.path.join(directory, ".dockercfg"))
     found = {

@@ -325,10 +325,11 @@ print("ready", flush=True)
 sys.stdin.readline()
 os.setgroups([]); os.setresgid(0, 0, 0); os.setresuid(0, 0, 0)
 from lxc_oci.limits import Limits
-from lxc_oci.source import policy
+from lxc_oci.source import hostfiles, policy
 from lxc_oci.source.auth import Keyring
 found = Keyring(None, os.environ, Limits(), print).find("registry.example", "team/app")
 print(os.stat(os.environ["HOME"]).st_uid, found.username, policy.load(os.environ).path)
+print(hostfiles.runtime({"HOME": os.environ["HOME"]}))
 """
 
 
@@ -367,4 +368,6 @@ def test_users_files_are_found_in_a_user_namespace(public: Path) -> None:
     for name in ("uid_map", "gid_map"):
         Path(f"/proc/{process.pid}/{name}").write_text("0 100000 65536\n65536 1000 1\n")
     output, _ = process.communicate(b"go\n", timeout=60)
-    assert output.decode().split() == ["65536", "me", str(home / ".config/containers/policy.json")]
+    policy_path = str(home / ".config/containers/policy.json")
+    # Without XDG_RUNTIME_DIR, logins are where podman puts them for the user, whose id is another in here.
+    assert output.decode().split() == ["65536", "me", policy_path, "/run/containers/1000"]
