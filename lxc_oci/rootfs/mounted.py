@@ -20,6 +20,7 @@ from lxc_oci.store import helper as helpers
 from lxc_oci.store import mountplan
 from lxc_oci.store.mountplan import Plan
 
+_UNPACK = "--no-kernel-mount or --storage flat has the image unpacked"
 MARKER = ".oci-py-id"  # lies under the mount; LXC copies it along, and hooks/oci-py-clone finds the source by it
 
 
@@ -35,7 +36,7 @@ def prepare(form: Form, container: str, identity: str, plan: Plan, uses: tuple[s
         if form is Form.TREE:
             return _tree_mounted(container, plan.lowers[0].path)
         # The root directory of an index may be one that mkfs.erofs made up.
-        return mountplan.attached(container, limits, new=form is not Form.INDEX)
+        return mountplan.attached(container, limits, new=form is not Form.INDEX, hint=_UNPACK)
 
     return Prepared(form, (("lxc.hook.pre-mount", HOOK),), uses, _opened(mount), plan.own)
 

@@ -186,19 +186,25 @@ def write(container: str, plan: Plan, directory: str = DIRECTORY) -> None:
 
 @contextmanager
 def attached(
-    container: str, limits: Limits, *, hook: str = HOOK, directory: str = DIRECTORY, new: bool = False
+    container: str,
+    limits: Limits,
+    *,
+    hook: str = HOOK,
+    directory: str = DIRECTORY,
+    new: bool = False,
+    hint: str = "",
 ) -> Iterator[str]:
     """Mount the rootfs of the container as a start would, for the time of the context; yields its path.
 
     `directory` is that of the generation whose plan is carried out, which need not be the one in force; `new` gives
     the upper directory, which is new, what the image says of `/`.  The caller is in a private mount namespace.
-    Raises UnsupportedError with the hook's message; nothing stays mounted.
+    Raises UnsupportedError with the hook's message, and `hint` where no other program said more; nothing stays mounted.
     """
     target = os.path.join(container, "rootfs")
     place = () if directory == DIRECTORY else (directory,)
     before = identity(target)
     try:
-        _call(hook, "attach", limits, *(("--new",) if new else ()), container, *place)
+        _call(hook, "attach", limits, *(("--new",) if new else ()), container, *place, hint=hint)
         yield target
     except BaseException:
         try:
@@ -228,7 +234,7 @@ def image_mounted(stage: str, lower: Lower, limits: Limits, *, hook: str = HOOK)
         yield target
 
 
-def _call(hook: str, verb: str, limits: Limits, *words: str) -> None:
+def _call(hook: str, verb: str, limits: Limits, *words: str, hint: str = "") -> None:
     result = run.run([hook, verb, *words], timeout=limits.helper_timeout + 60)
     if result.status == 0:
         return
@@ -237,4 +243,4 @@ def _call(hook: str, verb: str, limits: Limits, *words: str) -> None:
     if os.strerror(errno.ENOSPC) in message:
         raise NoSpaceError(message, "free space or inodes on the file system, then try again")
     # What a helper or a FUSE program said stands before the hook's own line.
-    raise UnsupportedError(message, " / ".join(lines[-4:-1]))
+    raise UnsupportedError(message, " / ".join(lines[-4:-1]) or hint)

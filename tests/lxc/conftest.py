@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Hosts and images for the end-to-end tests, which run real LXC."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support import host as hosts
 from tests.support import image as images
+from tests.support import need
 from tests.support import registry as registries
 
 
@@ -39,6 +41,17 @@ def user_host(place: Path, test_user: str) -> Iterator[hosts.Host]:
     """LXC as an unprivileged user."""
     with hosts.host(place, test_user) as made:
         yield made
+
+
+@pytest.fixture
+def fuse_for_users() -> Iterator[None]:
+    """Give /dev/fuse the mode that udev gives it; here may be no udev."""
+    if not os.path.exists("/dev/fuse"):
+        need.missing("/dev/fuse is missing")
+    before = os.stat("/dev/fuse").st_mode & 0o7777
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", before)
 
 
 @pytest.fixture(params=["root", "user"])

@@ -268,8 +268,11 @@ def test_a_failing_helper(
         os.kill(int(pid.read_text()), 9)
 
 
-def test_a_hanging_helper(root_host: Host, recorder: Recorder, blobs: tuple[Image, dict[Digest, str]]) -> None:
-    program = recorder('mount -t tmpfs none "$5"; exec sleep 1000')
+@pytest.mark.parametrize("hangs", ["exec sleep 1000", "while :; do echo still here; sleep 0.1; done"])
+def test_a_hanging_helper(
+    root_host: Host, recorder: Recorder, blobs: tuple[Image, dict[Digest, str]], hangs: str
+) -> None:
+    program = recorder(f'mount -t tmpfs none "$5"; {hangs}')
     path = prepare(root_host, program, *blobs)
     limits = Limits(helper_timeout=1)
     plan = helper.plan(helper.call(str(program), limits), userxattr=False)
@@ -287,6 +290,40 @@ def test_a_hanging_helper(root_host: Host, recorder: Recorder, blobs: tuple[Imag
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     status, _, mounts = done.stdout.partition("\n")
     assert status == "1" and "did not finish in 1 seconds" in done.stderr
+    assert str(path) not in mounts
+
+
+def test_a_fuse_helper_that_dies_after_it_has_mounted(
+    root_host: Host, recorder: Recorder, blobs: tuple[Image, dict[Digest, str]]
+) -> None:
+    """What it leaves cannot even be looked at; its message is told all the same, and nothing stays mounted."""
+    squashfuse = need.program("squashfuse")
+    image = root_host.directory / "image"
+    image.write_bytes(images.squashfs_layer(images.file("a")).blob)
+    program = recorder(
+        f"""
+        [ "$2" = --help ] && {{ echo mount --persist; exit 0; }}
+        [ $1 = umount ] && exit 1
+        {squashfuse} -f {image} "$5" & pid=$!
+        until mountpoint -q "$5"; do sleep 0.1; done
+        kill -9 $pid; wait
+        echo out of memory >&2
+        exit 1
+        """
+    )
+    path = prepare(root_host, program, *blobs)
+    with pytest.raises(UnsupportedError, match="failed with status 1") as caught:
+        in_namespace(root_host, path, program)
+    assert "out of memory" in caught.value.hint
+    said = root_host.directory / "said"
+    script = '"$0" attach "$1" 2>"$2"; echo $?; cat /proc/self/mountinfo'
+    hook = hooks.program(root_host.directory, "oci-py-mount")
+    done = subprocess.run(
+        ["unshare", "-m", "/bin/sh", "-c", script, str(hook), str(path), str(said)],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    status, _, mounts = done.stdout.partition("\n")
+    assert status == "1" and "Traceback" not in said.read_text()
     assert str(path) not in mounts
 
 

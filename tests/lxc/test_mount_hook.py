@@ -9,14 +9,14 @@ import resource
 import subprocess
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.support import hooks, need
+from tests.support import hooks, launch, need
 from tests.support import image as images
 from tests.support.host import Host
 
@@ -52,17 +52,6 @@ def built(layouts: Path) -> dict[str, Path]:
             subprocess.run(list(map(str, command)), check=True, capture_output=True)
             made[f"{kind}{number}"] = layouts / f"{kind}{number}"
     return made
-
-
-@pytest.fixture
-def fuse_for_users() -> Iterator[None]:
-    """Give /dev/fuse the mode that udev gives it; here may be no udev."""
-    if not os.path.exists("/dev/fuse"):
-        need.missing("/dev/fuse is missing")
-    before = os.stat("/dev/fuse").st_mode & 0o7777
-    os.chmod("/dev/fuse", 0o666)
-    yield
-    os.chmod("/dev/fuse", before)
 
 
 def verified(path: Path, directory: Path) -> dict[str, Any]:
@@ -634,7 +623,7 @@ def test_each_system_call_of_a_mount_may_fail(root_host: Host, built: dict[str, 
 
 
 def test_the_images_environment_is_not_passed_on(root_host: Host, built: dict[str, Path]) -> None:
-    # A helper shows what environment programs get that the hook runs (THREATS C15).
+    # A helper shows what environment programs get that the hook runs (C15).
     seen = root_host.directory / "seen"
     helper = root_host.directory / "helper"
     helper.write_text(f'#!/bin/sh\nenv > {seen}\nmount -t tmpfs none "$5"\n')
@@ -737,6 +726,61 @@ def test_what_is_no_image_by_hand(root_host: Host, layout: Path, image: str) -> 
     nothing_left(root_host)
 
 
+def test_the_root_directory_is_the_image_s(root_host: Host, tmp_path: Path) -> None:
+    """overlayfs shows the upper directory's attributes for `/`; the umask of whoever mounts is no matter."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    os.chown(tree, 7, 8)
+    tree.chmod(0o1711)
+    os.setxattr(tree, "user.note", b"kept")
+    blob = tmp_path / "squashfs"
+    command = [need.program("mksquashfs"), tree, blob, "-quiet", "-no-progress"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    layout, target, upper = root_host.directory / "oci", root_host.directory / "target", root_host.directory / "mine"
+    images.write_layout(layout, {"image": images.Image([images.Layer(blob.read_bytes(), images.SQUASHFS)])})
+    target.mkdir()
+    for mode, owner in ((0o1711, (7, 8)), (0o750, (9, 8))):
+        before = os.umask(0o077)
+        try:
+            by_hand(root_host, "mount", "--persist", upper, f"{layout}:image", target)
+        finally:
+            os.umask(before)
+        status = target.stat()
+        assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (mode, *owner)
+        assert os.getxattr(target, "user.note") == b"kept"
+        # What the user changes stays.
+        target.chmod(0o750)
+        os.chown(target, 9, 8)
+        by_hand(root_host, "umount", target)
+
+
+@pytest.mark.parametrize(
+    ("which", "change", "message"),
+    [
+        ("index.json", {"manifests": [1]}, "not a list of descriptors"),
+        ("index.json", {"manifests": 5}, "not a list of descriptors"),
+        ("index.json", {}, "not a list of descriptors"),
+        ("index.json", {"manifests": [{"annotations": "x"}]}, "not an object"),
+        ("manifest", {"layers": ["x"]}, "is not what its digest says"),
+        ("layer", b"", "as its manifest says"),
+    ],
+)
+def test_a_damaged_layout_by_hand(root_host: Host, layout: Path, which: str, change: Any, message: str) -> None:
+    index = json.loads((layout / "index.json").read_text())
+    blobs = layout / "blobs/sha256"
+    manifest = blobs / next(
+        entry["digest"] for entry in index["manifests"] if "image" in entry["annotations"].values()
+    ).removeprefix("sha256:")
+    layer = blobs / json.loads(manifest.read_text())["layers"][0]["digest"].removeprefix("sha256:")
+    path = {"index.json": layout / "index.json", "manifest": manifest, "layer": layer}[which]
+    path.write_bytes(change if isinstance(change, bytes) else json.dumps(change).encode())
+    target = root_host.directory / "target"
+    target.mkdir()
+    failed = by_hand(root_host, "mount", f"{layout}:image", target, check=False)
+    assert failed.returncode == 1 and message in failed.stderr and failed.stderr.count("\n") == 1, failed.stderr
+    nothing_left(root_host)
+
+
 @pytest.mark.parametrize("digest", ["sha256:../../../../etc/passwd", "sha256:", None, 7])
 def test_a_digest_is_no_path(root_host: Host, layout: Path, digest: object) -> None:
     index = json.loads((layout / "index.json").read_text())
@@ -751,3 +795,26 @@ def test_a_digest_is_no_path(root_host: Host, layout: Path, digest: object) -> N
 def test_wrong_usage(root_host: Host, argv: tuple[str, ...]) -> None:
     failed = by_hand(root_host, *argv, check=False)
     assert failed.returncode == 2 and failed.stderr.startswith("usage: ")
+
+
+@pytest.mark.parametrize("options", ["", "nosuid,nodev,noexec,noatime"])
+def test_a_tree_mounted_read_only_in_a_user_namespace(root_host: Host, options: str) -> None:
+    """What the file system's own mount forbids is locked there, and must be asked for again."""
+    below, target = root_host.directory / "below", root_host.directory / "target"
+    below.mkdir()
+    target.mkdir()
+    script = f"""
+        mount -t tmpfs -o size=1m,{options} none {below} && mkdir {below}/tree
+        exec unshare --user --map-root-user --mount /usr/bin/python3 -c '
+import sys
+from lxc_oci.verbs import mount
+mount._mount_read_only(sys.argv[1], sys.argv[2])
+print(open("/proc/self/mountinfo").read())
+' {below}/tree {target}
+    """
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": launch.modules()}
+    done = subprocess.run(
+        ["unshare", "--mount", "/bin/sh", "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    shown = [line.split()[5].split(",") for line in done.stdout.splitlines() if line.split()[4:5] == [str(target)]]
+    assert len(shown) == 1 and "ro" in shown[0] and {*options.split(",")} - {""} <= {*shown[0]}

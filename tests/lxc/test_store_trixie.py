@@ -34,3 +34,9 @@ def test_the_rest_about_indexes() -> None:
 @pytest.mark.long
 def test_containers_live_are_copied_and_pruned() -> None:
     _pass("not long", "tests/lxc/test_store_containers.py", "tests/lxc/test_create.py", "-k", "not isolation")
+
+
+@pytest.mark.root
+@pytest.mark.long
+def test_erofs_images_are_unpacked_by_erofsfuse() -> None:
+    _pass("not long", "tests/lxc/test_image_kinds.py", "-k", "erofs or p14")

@@ -206,6 +206,7 @@ def test_another_url(root_host: Host, registry: Registry, layouts: Path) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_reset_drops_what_was_written_outside_of_volumes(root_host: Host, registry: Registry, kind: str) -> None:
     create(root_host, registry, "reset", kind)
+    root = root_host.execute("reset", "/bin/stat", "-c", "%a %u:%g", "/")
     script = "echo mine > /etc/app.conf; dd if=/dev/zero of=/big bs=1k count=300; echo kept > /data/kept"
     root_host.execute("reset", "/bin/sh", "-c", script)
     registry.push("update/reset", "latest", made(kind, 2))
@@ -215,6 +216,7 @@ def test_reset_drops_what_was_written_outside_of_volumes(root_host: Host, regist
     assert read(root_host, "reset", "/etc/app.conf", "/data/kept", "/etc/hostname") == "of image 2\nkept\nreset\n"
     assert not (root_host.lxcpath / "reset/oci-py/g2/reset").exists()
     assert root_host.lxc("execute", "reset", "--", "/bin/ls", "/big", check=False).returncode != 0
+    assert root_host.execute("reset", "/bin/stat", "-c", "%a %u:%g", "/") == root == b"755 0:0\n"
 
 
 def test_a_flat_container_is_told_how(root_host: Host, registry: Registry) -> None:
