@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from lxc_oci.errors import AccessError, OciError, RefusedError, UnavailableError
 from lxc_oci.image.manifest import Descriptor
+from lxc_oci.image.mediatype import size_may_be_less
 from lxc_oci.limits import Limits
 from lxc_oci.source.connection import ConnectionFailed
 from lxc_oci.source.endpoint import RegistryEndpoint
@@ -40,6 +41,7 @@ class ResumedReader:
         self._path = path
         self._headers = {"Accept": accept}
         self._size = descriptor.size
+        self._may_be_less = size_may_be_less(descriptor.media_type)
         self._digest = descriptor.digest
         self._position = offset  # of the next byte that read() returns
         self._mark = offset
@@ -138,7 +140,9 @@ class ResumedReader:
 
     def _check_length(self, response: Response, expected: int) -> None:
         length = response.length
-        if length is not None and length != expected:
+        if length is None or (self._may_be_less and length < expected):
+            return
+        if length != expected:
             raise RefusedError(
                 f"{response.url.authority} has {length} bytes of {self._digest} where its descriptor says {expected}"
             )

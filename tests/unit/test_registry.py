@@ -20,11 +20,13 @@ from lxc_oci.image.manifest import Descriptor
 from lxc_oci.source import patience
 from lxc_oci.source import url as urls
 from lxc_oci.source.proxy import Proxies
+from lxc_oci.source.source import blob
 from tests.support import image as images
 from tests.support.faultregistry import Answer, FaultRegistry, FaultServer, Request, json_answer
 from tests.support.pull import QUICK, pull, source
 from tests.support.registry import Authority, Registry, serve
 
+PUZZLEFS_CHUNK = "application/vnd.puzzlefs.image.filedata.v1+zstd"
 SMALL = images.Image([images.layer(images.file("small"))])
 LARGE = images.Image([images.layer(images.file("large", os.urandom(3 << 20)), compression="")])
 
@@ -229,6 +231,19 @@ def test_close_ends_a_read_in_another_thread(registry: FaultRegistry) -> None:
     thread.join()
     assert len(failures) == 1 and isinstance(failures[0], UnavailableError)
     assert time.monotonic() - begin < QUICK.idle_timeout
+
+
+def test_chunk_may_be_shorter_than_its_descriptor(registry: FaultRegistry) -> None:
+    """puzzlefs 0.2.0 writes the uncompressed size; the digest is right."""
+    chunk = os.urandom(3000)
+    registry.blobs["team/app", images.digest(chunk)] = chunk
+    with source(f"docker://{registry.host}/team/app:1", insecure=True) as opened:
+        for media_type, size in ((PUZZLEFS_CHUNK, 5000), (PUZZLEFS_CHUNK, 3000)):
+            with blob(opened, Descriptor(media_type, Digest(images.digest(chunk)), size), "a chunk") as reader:
+                assert b"".join(iter(lambda: reader.read(1 << 20), b"")) == chunk
+        for media_type, size in (("application/octet-stream", 5000), (PUZZLEFS_CHUNK, 2999)):
+            with pytest.raises(RefusedError, match="descriptor"):
+                opened.open(Descriptor(media_type, Digest(images.digest(chunk)), size))
 
 
 def test_identity_token_is_exchanged(registry: FaultRegistry, home: Path) -> None:
