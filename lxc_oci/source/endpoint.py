@@ -4,6 +4,7 @@
 Which bytes are wanted, and whether they are right, is the business of `registry`.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Container, Mapping
@@ -27,6 +28,7 @@ _HUB_HOST = "registry-1.docker.io"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SAME_AGAIN = (307, 308)  # with the same body (RFC 9110, 15.4); after the others a client would send none
 _ERROR_BYTES = 64 * 1024
+_WINDOW = re.compile(r"\bw=([1-9][0-9]{0,7})\Z")
 _SHOWN = 300  # characters of a server's own words
 _LOGIN_HINT = "log in with `podman login {0}` or `skopeo login {0}`, or give --authfile FILE"
 
@@ -267,10 +269,10 @@ class RegistryEndpoint:
         ours = response.url.origin == self.url("").origin
         code, words = self._words(response)
         after = patience.retry_after(response.header("Retry-After"))
-        remaining = response.header("RateLimit-Remaining").partition(";")[0]
+        remaining, _, quota = response.header("RateLimit-Remaining").partition(";")
         said = f": {words}" if words else ""
         if status in (429, 503) and (status == 429 or code == "TOOMANYREQUESTS" or after is not None):
-            hint = f"try again {patience.when(after)}" if after is not None else "try again later"
+            hint = f"try again {patience.when(after) if after is not None else _within(quota)}"
             if self._credentials_unknown_or_none():
                 hint += "; a login may have a higher limit (podman login)"
             if status == 429 and remaining == "0" and after is None:
@@ -326,6 +328,12 @@ class RegistryEndpoint:
             if secret:
                 text = text.replace(secret, "***")
         return text
+
+
+def _within(quota: str) -> str:
+    """Say when a quota is whole again, of which Docker Hub says how long it is counted for: `w=21600`."""
+    match = _WINDOW.search(quota)
+    return f"within {patience.span(int(match[1]))}" if match else "later"
 
 
 def _shown(path: str) -> str:

@@ -73,3 +73,11 @@ def when(seconds: float) -> str:
         return "much later"
     today = datetime.now().astimezone().date() == moment.date()
     return moment.strftime("at %H:%M:%S" if today else "on %Y-%m-%d at %H:%M")
+
+
+def span(seconds: int) -> str:
+    """Say a length of time for people, rounded up: `6 hours`, `90 seconds`."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{-(-seconds // length)} {unit}"
+    return f"{seconds} seconds"

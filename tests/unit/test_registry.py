@@ -306,8 +306,16 @@ def test_rate_limit_is_explained(registry: FaultRegistry) -> None:
     registry.faults.append(lambda request: Answer(429, {"RateLimit-Remaining": "0;w=21600"}, body))
     with pytest.raises(UnavailableError, match="pull rate limit") as caught:
         pull(f"docker://{registry.host}/team/app:1", insecure=True)
-    assert "later" in caught.value.hint and "login" in caught.value.hint
+    assert "try again within 6 hours" in caught.value.hint and "login" in caught.value.hint
     assert len(registry.seen("/manifests/")) == 1  # hours are not waited for
+
+
+@pytest.mark.parametrize("remaining", ["", "0", "0;w=x", "0;w=0", "0;w=" + "9" * 50, "0;w=1;x"])
+def test_rate_limit_without_a_window(registry: FaultRegistry, remaining: str) -> None:
+    registry.faults.append(lambda request: Answer(429, {"RateLimit-Remaining": remaining}))
+    with pytest.raises(UnavailableError) as caught:
+        pull(f"docker://{registry.host}/team/app:1", insecure=True)
+    assert "try again later" in caught.value.hint
 
 
 def test_unreachable_hosts_are_told_at_once() -> None:
@@ -526,6 +534,14 @@ def test_retry_after_as_a_date(offset: int, seconds: float) -> None:
     assert patience.retry_after(formatdate(now + offset, usegmt=True), now) == seconds
     for broken in ("Fri, 99 Foo 2026 00:00:00 GMT", "Fri, 31 Dec 99999 23:59:59 GMT"):
         assert patience.retry_after(broken, now) is None
+
+
+@pytest.mark.parametrize(
+    "seconds, said",
+    [(21600, "6 hours"), (7201, "3 hours"), (7199, "120 minutes"), (120, "2 minutes"), (119, "119 seconds")],
+)
+def test_lengths_of_time_for_people(seconds: int, said: str) -> None:
+    assert patience.span(seconds) == said
 
 
 def test_moments_for_people() -> None:
