@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The one family of errors, each with a message, a hint and an exit status.
 
-Library code raises; only the doors (cli, template) print and exit.  What is
+Library code raises; only the doors (the command and the template) print and exit.  What is
 raised here is a refusal or a failure that a user can act on; anything else
 that escapes is a bug of ours.
 """

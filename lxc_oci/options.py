@@ -40,7 +40,7 @@ def template_parser() -> Parser:
     image.add_argument(
         "-u", "--url", metavar="URL", help="the image: docker://HOST/NAME[:TAG|@DIGEST], oci:DIR[:TAG], …"
     )
-    _add_source_options(image)
+    _add_source_options(image, "ends up in the container's config")
     image.add_argument("--no-cache", action="store_true", help="neither use nor fill the store; implies a flat rootfs")
 
     rootfs = parser.add_argument_group("root file system")
@@ -176,10 +176,12 @@ def command_parser() -> Parser:
     return parser
 
 
-def _add_source_options(group: argparse._ActionsContainer) -> None:
+def _add_source_options(
+    group: argparse._ActionsContainer, password_fate: str = "other users can see it while the command runs"
+) -> None:
     group.add_argument("--authfile", metavar="FILE", help="registry logins, as written by podman login")
     group.add_argument("--username", metavar="USER", help="user at the registry")
-    group.add_argument("--password", metavar="PASSWORD", help="its password; ends up in the container's config")
+    group.add_argument("--password", metavar="PASSWORD", help=f"its password; {password_fate}")
     group.add_argument("--password-file", metavar="FILE", help="read the password from a file")
     group.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     group.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="choose from an image for several platforms")

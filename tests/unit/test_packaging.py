@@ -35,16 +35,20 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
     return found
 
 
-def verbs() -> set[str]:
+def verbs() -> dict[str, argparse.ArgumentParser]:
     (action,) = [a for a in words.command_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    return set(action.choices)
+    return dict(action.choices)
+
+
+def long_options(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
 
 
 def test_every_option_is_in_the_page_and_the_other_way_round() -> None:
     accepted = options(words.template_parser()) | options(words.command_parser())
     text = plain(PAGE)
     before_examples = text[: text.index(".SH EXAMPLES")]
-    described = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", before_examples))
+    described = long_options(before_examples)
     assert {option for option in accepted if option.startswith("--")} - described == set()
     # --dir is lxc-create's.
     assert described - accepted == {"--dir"}
@@ -52,18 +56,35 @@ def test_every_option_is_in_the_page_and_the_other_way_round() -> None:
         assert re.search(rf"(?<![\w-]){option}\b", before_examples), f"{option} is not in the page"
 
 
+def test_each_verb_has_the_options_that_the_page_gives_it() -> None:
+    text = plain(PAGE)
+    headings = {
+        title: long_options(body) for title, body in re.findall(r"^\.SS (.+)\n((?:(?!\.S[SH]).*\n)+)", text, re.M)
+    }
+    commands = text[text.index(".SH COMMANDS") : text.index(".SH TRANSPORTS")]
+    head, *paragraphs = commands.split("\n.TP\n")
+    table = head.partition("option\tcommands\n")[2]
+    given: dict[str, set[str]] = {verb: set() for verb in verbs()}
+    for name, listed in re.findall(r"^(\S.*)\t(?:T\{\n)?([a-z, ]+)$", table, re.MULTILINE):
+        for verb in verbs() if listed == "all" else listed.split(", "):
+            given[verb] |= headings.get(name) or long_options(name)
+    for paragraph in paragraphs:
+        (verb,) = re.findall(r"\A\.BI? \"?([a-z]+)", paragraph)
+        given[verb] |= long_options(paragraph)
+    accepted = {verb: {option for option in options(parser) if option[:2] == "--"} for verb, parser in verbs().items()}
+    assert given == accepted
+
+
 def test_examples_use_options_that_exist() -> None:
     text = plain(PAGE)
     examples = text[text.index(".SH EXAMPLES") :]
-    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", examples))
+    used = long_options(examples)
     assert used - options(words.template_parser()) - options(words.command_parser()) == {"--once"}
 
 
 def test_every_verb_is_in_the_synopsis_and_the_completion() -> None:
     text = plain(PAGE)
-    assert set(re.findall(r"^\.SY \"lxc-oci-py ([a-z]+)", text, re.MULTILINE)) == verbs()
-    described = re.findall(r"^\.BI? ([a-z]+)", text[text.index(".SH COMMANDS") : text.index(".SH TRANSPORTS")], re.M)
-    assert verbs() <= set(described)
+    assert set(re.findall(r"^\.SY \"lxc-oci-py ([a-z]+)", text, re.MULTILINE)) == set(verbs())
     completion = (ROOT / "completion/lxc-oci-py").read_text(encoding="utf-8")
     (listed,) = re.findall(r"-z \$verb \]\]; then\s+mapfile[^']*'([^']*)'", completion)
     assert listed.split() == sorted(verbs())
@@ -136,3 +157,42 @@ def test_the_hook_s_page_names_every_hook() -> None:
     text = plain(ROOT / "man/oci-py-mount.8")
     for hook in (ROOT / "hooks").glob("oci-py-*"):
         assert hook.name in text, hook.name
+
+
+# What bash-completion has, as far as ours uses it: the words as they are, and a word for what it would do.
+COMPLETE = r"""
+_init_completion() { words=("${line[@]}"); cword=$((${#line[@]} - 1)); cur=${words[cword]}; prev=${words[cword - 1]}; }
+_filedir() { COMPREPLY=("files$*"); }
+__ltrim_colon_completions() { :; }
+compopt() { COMPREPLY+=(nospace); }
+lxc-ls() { echo web; }
+. "$1"
+line=("${@:2}")
+_lxc_oci_py "${line[0]}"
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("up", "update"),
+        ("update ", "web"),
+        ("update -P ", "files-d"),
+        ("update --url ", ""),
+        ("pull --platform ", ""),
+        ("pull --authfile ", "files"),
+        ("pull do", "docker:// docker-archive: nospace"),
+        ("inspect w", "web"),
+        ("convert --storage ", "flat layered"),
+        ("commit ", "web"),
+        ("commit web ", "docker:// oci: oci-archive: nospace"),
+        ("mount ", "files-d"),
+        ("mount --persist ", "files-d"),
+        *((f"{verb} ", "") for verb in ("list", "outdated", "prune", "verify")),
+    ],
+)
+def test_the_completion_offers_what_is_accepted(line: str, offered: str) -> None:
+    command = ["/bin/bash", "-ec", COMPLETE, "bash", ROOT / "completion/lxc-oci-py", "lxc-oci-py", *line.split(" ")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == offered.split(), done.stderr
