@@ -36,7 +36,7 @@ class Limits(NamedTuple):
     puzzlefs_bytes: int = 256 * MIB  # metadata of a PuzzleFS image, held in memory: some 200 bytes a file
     zstd_window_log: int = 27  # 128 MiB, zstd's own default ceiling
     entries: int = 2_000_000  # per layer
-    names_bytes: int = 256 * MIB  # paths of a layer that are held in memory: those of its directories
+    names_bytes: int = 192 * MIB  # memory for names of a layer, or of an archive: 800 bytes a directory, 100 a file
     path_bytes: int = 4096  # PATH_MAX
     path_depth: int = 1024
     pax_bytes: int = 1 * MIB  # extended header of one entry (Go's limit)

@@ -22,6 +22,8 @@ from lxc_oci.limits import Limits
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
 _MAXIMUM_LINKS = 40  # as the kernel in one path
+_DIRECTORY_BYTES = 750  # of memory for one that is known, beside its path
+NAME_BYTES = 80  # of memory for a name in a set or dictionary, beside its letters
 
 
 class Directory:
@@ -128,15 +130,19 @@ class Directories:
         if directory is None:
             if len(path) >= self._limits.path_bytes:  # by links, a path can grow beyond what any name in the layer has
                 raise RefusedError(f"a directory in a layer has a path of more than {self._limits.path_bytes} bytes")
-            self._names_left -= len(path)
-            if self._names_left < 0:
-                raise RefusedError(
-                    f"the directories of a layer have paths of more than {self._limits.names_bytes} bytes together",
-                    "if that is right, raise names_bytes in /etc/lxc-oci-py/limits.conf",
-                )
+            self.hold(len(path) + _DIRECTORY_BYTES)
             directory = self.known[path] = Directory(parent, base, path)
             parent.below.add(directory)
         return directory
+
+    def hold(self, size: int) -> None:
+        """Count `size` more bytes of names and what belongs to them, held until the layer ends.  Raises RefusedError."""
+        self._names_left -= size
+        if self._names_left < 0:
+            raise RefusedError(
+                f"the names of a layer need more than {self._limits.names_bytes} bytes together",
+                "if that is right, raise names_bytes in /etc/lxc-oci-py/limits.conf",
+            )
 
     def forget(self, parent: Directory, base: bytes) -> None:
         """Drop the directory `base` of `parent` and all below it, because it is removed."""

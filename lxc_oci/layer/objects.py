@@ -17,7 +17,7 @@ from lxc_oci.kernel.durable import write_all
 from lxc_oci.layer import attributes, record, whiteout
 from lxc_oci.layer import entry as kinds
 from lxc_oci.layer.attributes import Xattrs
-from lxc_oci.layer.directories import Directories, Directory
+from lxc_oci.layer.directories import NAME_BYTES, Directories, Directory
 from lxc_oci.layer.entry import Data, Entry
 from lxc_oci.layer.hashing import Hashing, LateDigest
 from lxc_oci.layer.inflate import CHUNK
@@ -84,6 +84,7 @@ class Objects:
         if not parent.upper:
             self._directories.keep_upper(parent)
         parent.upper.add(base)
+        self._directories.hold(len(base) + NAME_BYTES)
 
     def _create_file(self, parent: Directory, base: bytes, entry: Entry, data: Data) -> None:
         _, _, mode, uid, gid, mtime_ns, size, _, _, xattrs, sparse = entry
@@ -287,7 +288,7 @@ class Objects:
             else:
                 # An overlay's whiteout: it would hide a file from the container that a scanner sees.
                 self._warn("a layer has devices with the number 0:0, which are left out")
-                self.skipped.add(parent.path + b"/" + base)
+                self._skip(parent, base)
             return
         here = self._directories.fd(parent)
         file_type, kind = _NODES[entry.type]
@@ -299,7 +300,7 @@ class Objects:
             if entry.type not in _DEVICES:
                 raise
             self._warn("device nodes of the image are left out, because the kernel does not allow them here")
-            self.skipped.add(parent.path + b"/" + base)
+            self._skip(parent, base)
             return
         if entry.uid != self._uid or entry.gid != self._gid or not parent.plain:
             _chown(entry, base, here)
@@ -319,6 +320,12 @@ class Objects:
         if self._record is not None:
             mode, uid, gid = entry.mode, entry.uid, entry.gid
             self._record.add(kind, parent.path, base, mode, uid, gid, entry.mtime_ns, device)
+
+    def _skip(self, parent: Directory, base: bytes) -> None:
+        """Note that a device was left out: so are hard links to it."""
+        path = parent.path + b"/" + base
+        self._directories.hold(len(path) + NAME_BYTES)
+        self.skipped.add(path)
 
     def _own(self, xattrs: Xattrs) -> Xattrs:
         """Return the attributes that are not overlayfs's own, where those were expected."""

@@ -14,6 +14,7 @@ from lxc_oci.errors import RefusedError
 from lxc_oci.kernel.durable import write_all
 from lxc_oci.layer import attributes, whiteout
 from lxc_oci.layer import entry as kinds
+from lxc_oci.layer.directories import NAME_BYTES
 from lxc_oci.layer.entry import Entry
 from lxc_oci.layer.inflate import Reader
 from lxc_oci.layer.objects import failure, shown
@@ -96,9 +97,9 @@ class _Judge:
             name = b""
         if not self.dependence:
             self.dependence = self._look(entry, name)
-            self._names_left -= len(name)
+            self._names_left -= len(name) + NAME_BYTES
             if self._names_left < 0:
-                self.dependence = f"its names have more than {self._limits.names_bytes} bytes"
+                self.dependence = f"its names need more than {self._limits.names_bytes} bytes"
 
     def _look(self, entry: Entry, name: bytes) -> str:
         """Return why an index with this entry would differ from the tree, or the empty string."""

@@ -17,7 +17,7 @@ from lxc_oci.kernel.root import Root
 from lxc_oci.layer import attributes, whiteout
 from lxc_oci.layer import entry as kinds
 from lxc_oci.layer import record as records
-from lxc_oci.layer.directories import Directories, Directory
+from lxc_oci.layer.directories import NAME_BYTES, Directories, Directory
 from lxc_oci.layer.displaced import Displaced
 from lxc_oci.layer.entry import Data, Entry
 from lxc_oci.layer.objects import Objects, failure, shown
@@ -151,7 +151,8 @@ class Unpacker:
                 return None
         parent = self._directories.resolve(components, self._imply)
         directory, _, last = name.rpartition(b"/")
-        if last == base:
+        if last == base and directory not in self._names:
+            self._directories.hold(len(directory) + NAME_BYTES)
             self._names[directory] = parent
         return parent, base
 

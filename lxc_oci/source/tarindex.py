@@ -7,6 +7,7 @@ layer.tarstream, which knows everything else of the format.
 """
 
 import posixpath
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ _FILES = b"0\x007"
 _LINKS = b"12"
 _HEADER_ONLY = b"123456"
 _SYMLINK_HOPS = 8
+_MEMBER_BYTES = 300  # of memory, beside its name
 # Two of these, and two readers could see two images; all else is verified by digest.
 _DOCUMENTS = frozenset({"manifest.json", "index.json", "oci-layout"})
 
@@ -39,6 +41,7 @@ def read_index(pread: Callable[[int, int], bytes], length: int, what: str, limit
     """
     reader = _Headers(pread, length, what, limits)
     found: dict[str, Member] = {}
+    names_left = limits.names_bytes
     for _ in range(limits.archive_members + 1):
         entry = reader.next()
         if entry is None:
@@ -48,7 +51,12 @@ def read_index(pread: Callable[[int, int], bytes], length: int, what: str, limit
             continue
         if name in _DOCUMENTS and name in found:
             raise RefusedError(f"{what} has {name} twice")
-        found.setdefault(name, member)
+        if name not in found:
+            # What Python takes for a text: one letter outside of Latin-1 makes all others two or four bytes long.
+            names_left -= sys.getsizeof(name) + sys.getsizeof(member.target) + _MEMBER_BYTES
+            if names_left < 0:
+                raise RefusedError(f"{what} has members whose names need more than {limits.names_bytes} bytes together")
+            found[name] = member
     raise RefusedError(f"{what} has more members than the limit of {limits.archive_members}")
 
 

@@ -23,9 +23,10 @@ from lxc_oci.kernel.root import Root
 from lxc_oci.layer import erofs
 from lxc_oci.limits import Limits
 from lxc_oci.log import Level, Log
+from lxc_oci.source import tarindex
 from tests.hostile.conftest import Peak
 from tests.support.guestbox import Box, image_config, make_rootfs
-from tests.support.tarmaker import archive, directory, file, read, unpack
+from tests.support.tarmaker import archive, character, directory, entry, file, read, symlink, unpack
 
 SECONDS = 10.0  # of processor time, which a busy machine does not stretch
 
@@ -154,8 +155,59 @@ def test_c19_json_for_a_terminal_has_nothing_that_it_obeys(text: str) -> None:
 def test_u45_paths_of_directories_are_counted(tmp_path: Path) -> None:
     deep = b"/".join([b"d" * 200] * 5)
     parts = [directory(deep + b"/%d" % number) for number in range(100)]
-    with pytest.raises(RefusedError, match="paths of more than 50000 bytes together"):
+    with pytest.raises(RefusedError, match="need more than 50000 bytes together"):
         unpack(tmp_path, archive(*parts), limits=Limits(names_bytes=50_000))
+
+
+HOLDING = {
+    "spellings": [directory(b"d"), *(file(b"d" + b"/." * number + b"/f") for number in range(100))],
+    "devices": [character(b"d%040d" % number, 0, 0) for number in range(500)],
+    "directories": [directory(b"%d" % number) for number in range(100)],
+}
+
+
+@pytest.mark.parametrize("parts", HOLDING.values(), ids=HOLDING.keys())
+def test_u45_names_that_are_held_are_counted(tmp_path: Path, parts: list[bytes]) -> None:
+    with pytest.raises(RefusedError, match="need more than 15000 bytes together"):
+        unpack(tmp_path, archive(*parts), limits=Limits(names_bytes=15_000))
+
+
+def test_u45_names_over_a_lower_layer_are_counted(tmp_path: Path) -> None:
+    parts = [file(b"%0100d" % number) for number in range(100)]
+    limits = Limits(names_bytes=15_000)
+    unpack(tmp_path, archive(*parts), limits=limits)
+    (tmp_path / "two").mkdir()
+    with pytest.raises(RefusedError, match="need more than 15000 bytes together"):
+        unpack(tmp_path / "two", archive(file(b"x")), archive(*parts), limits=limits)
+
+
+def test_u45_long_names_of_devices_that_are_left_out(tmp_path: Path, peak: Peak) -> None:
+    """A short name in the layer is a long path by a link."""
+    deep = b"/".join([b"x" * 200] * 18)
+    parts = [directory(deep), symlink(b"l", deep), *(character(b"l/%d" % number, 0, 0) for number in range(90_000))]
+    made = archive(*parts)
+    peak.start()
+    with quick(), pytest.raises(RefusedError, match="names of a layer"):
+        unpack(tmp_path, made)
+    assert peak.mebibytes() < 256
+
+
+def test_p05_names_of_an_archive_are_counted(peak: Peak) -> None:
+    """100,000 members may be there, and one letter makes a name of 4,000 a text of 16,000 bytes."""
+    name = "\N{CAT}".encode() + b"/x" * 1990
+    members = [entry(b"x", pax={b"path": name + b"%d" % number}) for number in range(16_000)]
+    content = archive(*members)
+    peak.start()
+    with quick(), pytest.raises(RefusedError, match="names need more than"):
+        tarindex.read_index(lambda size, offset: content[offset : offset + size], len(content), "it", Limits())
+    assert peak.mebibytes() < 256
+
+
+def test_p05_escapes_in_a_document_are_not_remembered(peak: Peak) -> None:
+    raw = b'{"x":"' + b"\\n" * (2 << 20) + b'"}'
+    peak.start()
+    assert len(jsonio.parse(raw, "it")["x"]) == 2 << 20
+    assert peak.mebibytes() < 64
 
 
 def test_u49_directories_of_erofs_that_share_their_data(tmp_path: Path) -> None:
