@@ -142,6 +142,12 @@ def normal(text: str) -> Reference:
     return Reference(DOCKER, host, repository, tag=tag or ("" if digest else _LATEST), digest=digest)
 
 
+def is_host_or_name(text: str) -> bool:
+    """Tell whether `text` is a registry's host, or the full name of a namespace or repository there."""
+    host, slash, repository = text.partition("/")
+    return bool(_HOST.match(host)) and (not slash or bool(_REPOSITORY.match(repository)))
+
+
 def is_ref_name(text: str) -> bool:
     """Tell whether `text` has the grammar of org.opencontainers.image.ref.name, so that it can select an image."""
     return bool(_REF_NAME.match(text))

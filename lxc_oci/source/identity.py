@@ -70,6 +70,10 @@ def parse_identity(value: Any, path: str) -> Identity:
         raise UsageError(f"{path}: signedIdentity {kind} has a member that is not a name")
     if kind in ("exactReference", "exactRepository") and _name(texts[0]) is None:
         raise UsageError(f"{path}: {texts[0]!r:.100} is not the name of an image")
+    if kind == "remapIdentity":
+        for text in texts:
+            if not references.is_host_or_name(text):
+                raise UsageError(f"{path}: {text!r:.100} is neither a host nor the name of a namespace or repository")
     first, second = (*texts, "", "")[:2]
     return Identity(kind, first, second)
 

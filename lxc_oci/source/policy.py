@@ -153,10 +153,21 @@ def parse(raw: bytes, path: str) -> Policy:
         raise UsageError(f"{path} has no default")
     transports: dict[str, dict[str, tuple[Requirement, ...]]] = {}
     for transport, scopes in _object(document.get("transports", {}), path).items():
-        transports[transport] = {
-            scope: _requirements(value, path) for scope, value in _object(scopes, f"{path}: {transport}").items()
-        }
+        transports[transport] = {}
+        for scope, value in _object(scopes, f"{path}: {transport}").items():
+            _check_scope(transport, scope, path)
+            transports[transport][scope] = _requirements(value, path)
     return Policy(path, _requirements(document["default"], path), transports)
+
+
+def _check_scope(transport: str, scope: str, path: str) -> None:
+    """Refuse a scope that could never apply, and so would leave out what it was meant for."""
+    if transport in (references.OCI, references.OCI_ARCHIVE, references.DIRECTORY):
+        right = scope != "/" and os.path.normpath("/" + scope.lstrip("/")) == scope
+    else:
+        right = transport != references.DOCKER_ARCHIVE
+    if scope and not right:
+        raise UsageError(f"{path}: {scope!r:.200} is not a scope of {transport}")
 
 
 def _requirements(value: Any, path: str) -> tuple[Requirement, ...]:
@@ -206,6 +217,7 @@ def _scopes(reference: "Reference") -> list[str]:
         return _docker_scopes(reference)
     if reference.transport in (references.OCI, references.OCI_ARCHIVE, references.DIRECTORY):
         path = os.path.realpath(reference.path)
+        # With the tag as the manual page says, although containers/image looks for the path alone.
         first = [] if reference.transport == references.DIRECTORY else [f"{path}:{reference.tag}"]
         # "/" is no scope: the transport's own default is "".
         parents = [path[:position] for position in range(len(path) - 1, 0, -1) if path[position] == "/"]

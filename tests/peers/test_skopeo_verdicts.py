@@ -301,6 +301,11 @@ POLICIES = [
     allowed("no requirement", "", {"default": []}),
     allowed("empty file", "", ""),
     allowed("twice", "", '{"default": [{"type":"insecureAcceptAnything"}], "default": [{"type":"reject"}]}'),
+    allowed("scope of docker-archive", "", {"default": ACCEPT, "transports": {"docker-archive": {"/x": REJECT}}}),
+    allowed("scope / of dir", "", {"default": ACCEPT, "transports": {"dir": {"/": REJECT}}}),
+    allowed("relative scope of oci", "", {"default": ACCEPT, "transports": {"oci": {"x": REJECT}}}),
+    allowed("scope of dir", "open", {"default": ACCEPT, "transports": {"dir": {"/x": REJECT}, "oci": {"/x": REJECT}}}),
+    allowed("scope of a transport to come", "open", {"default": ACCEPT, "transports": {"future": {"x": REJECT}}}),
     Case(
         "policy: the name counts, not the mirror", NAMED, "",
         {POLICY: scope("{open}"), CONF: table("{open}", "", "example.invalid")},
@@ -366,6 +371,14 @@ SIGNATURES = [
     signed(
         "remapped elsewhere", "",
         exactly("remapIdentity", prefix="{sigstore}/sign", signedPrefix="example.com/real"), "remapped",
+    ),
+    signed(
+        "remapped, not a prefix", "",
+        exactly("remapIdentity", prefix="{sigstore}/signed/", signedPrefix="example.com/real/"), "remapped",
+    ),
+    signed(
+        "remapped, whole host", "1",
+        exactly("remapIdentity", prefix="example.com", signedPrefix="localhost:5000/a"),
     ),
     signed("key data", "1", {}, **{POLICY: {"default": [{"type": "sigstoreSigned", "keyData": "{key64}"}]}}),
     signed("key files", "1", {}, **{POLICY: {"default": [{"type": "sigstoreSigned", "keyPaths": ["{here}/key.pem"]}]}}),

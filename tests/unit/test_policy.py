@@ -63,7 +63,6 @@ def check(document: Any, url: str, image: str | None = None) -> None:
         (f"docker://h.example/a:1{PIN}", f"h.example/a{PIN}", True),
         (f"docker://h.example/a:1{PIN}", "h.example/a:1", False),
         ("docker-archive:/tmp/a.tar:x:1", "", True),
-        ("docker-archive:/tmp/a.tar:x:1", "/tmp/a.tar", False),
     ],
 )
 def test_scopes(url: str, scope: str, applies: bool) -> None:
@@ -82,8 +81,30 @@ def test_scopes_of_paths(tmp_path: Path, transport: str, selector: str) -> None:
     scopes = [real + selector, real, str(Path(real).parent), str(tmp_path), "/" + str(tmp_path).split("/")[1], ""]
     for scope in scopes:
         assert verdict({"default": [REJECT], "transports": {transport: {scope: [ACCEPT]}}}, url) == ACCEPT["type"]
-    for scope in (f"{tmp_path}/link", f"{tmp_path}/images/on", "/"):
+    for scope in (f"{tmp_path}/link", f"{tmp_path}/images/on"):
         assert verdict({"default": [REJECT], "transports": {transport: {scope: [ACCEPT]}}}, url) == "reject"
+
+
+@pytest.mark.parametrize(
+    "transport, scope",
+    [
+        *((transport, scope) for transport in ("oci", "dir") for scope in ("/", "//a", "/a/", "/a/../b", "a", "./a")),
+        ("oci-archive", "a.tar"),
+        ("docker-archive", "/a.tar"),
+    ],
+)
+def test_scope_that_could_never_apply_makes_the_file_invalid(transport: str, scope: str) -> None:
+    """As with containers/image, for pulls of other transports too."""
+    with pytest.raises(UsageError, match="not a scope"):
+        verdict({"default": [ACCEPT], "transports": {transport: {scope: [REJECT]}}}, "docker://nginx")
+
+
+@pytest.mark.parametrize("prefix", ["example.com/", "/a", "example.com//a", "a b", "example.com/A", "example.com/a:1"])
+def test_prefix_that_is_none_makes_the_file_invalid(prefix: str) -> None:
+    for members in ({"prefix": prefix, "signedPrefix": "h.example"}, {"prefix": "h.example", "signedPrefix": prefix}):
+        identity = {"type": "remapIdentity", **members}
+        with pytest.raises(UsageError, match="neither a host nor"):
+            parse({"default": [{"type": "sigstoreSigned", "keyPath": "/x", "signedIdentity": identity}]})
 
 
 def test_all_requirements_must_be_met() -> None:
