@@ -53,6 +53,7 @@ class Limits(NamedTuple):
     idle_timeout: int = 30  # no byte for that long
     minimum_rate: int = 1024  # bytes per second over rate_window
     rate_window: int = 60
+    transfer_seconds: int = 6 * 3600  # a whole pull or push: at minimum_rate, layer_bytes would take two years
     helper_timeout: int = 600  # a mount helper, mkfs.erofs, skopeo
     helper_memory_bytes: int = 4 * GIB
 

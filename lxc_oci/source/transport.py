@@ -14,6 +14,7 @@ from typing import BinaryIO, Protocol
 
 from lxc_oci.errors import RefusedError, UnavailableError
 from lxc_oci.limits import Limits
+from lxc_oci.source import patience
 from lxc_oci.source import url as urls
 from lxc_oci.source.connection import BUFFER, HEAD_BYTES, Connection, ConnectionFailed, Wire, words
 from lxc_oci.source.proxy import Proxies, Proxy
@@ -60,6 +61,7 @@ class Response:
         """
         if not self._open:
             return b""
+        self._transport.check_time(self.url)
         stream = self._connection.wire.stream
         # A chunk of one byte has five bytes of framing.
         stream.allow(8 * size + HEAD_BYTES)
@@ -116,6 +118,7 @@ class Transport:
         self._all: set[Connection] = set()
         self._lock = threading.Lock()
         self._closed = False
+        self._end: float | None = None  # when all must be over; counted from the first request
 
     def exchange(
         self,
@@ -139,6 +142,7 @@ class Transport:
         while True:
             if self._closed:
                 raise self._was_closed(url)
+            self.check_time(url)
             connection = self._take(key)
             reused = connection is not None
             if connection is None:
@@ -195,6 +199,17 @@ class Transport:
             raise
         stream.body()
         return Response(self, key, connection, response, url)
+
+    def check_time(self, url: Url) -> None:
+        """Raise UnavailableError when everything together has taken too long."""
+        now, seconds = time.monotonic(), self._limits.transfer_seconds
+        if self._end is None:
+            self._end = now + seconds
+        if now > self._end:
+            raise UnavailableError(
+                f"the transfer with {url.authority} takes longer than the limit of {patience.span(seconds)}",
+                "what came is kept, so that the next try goes on from there; the limit is transfer_seconds",
+            )
 
     def _take(self, key: object) -> Connection | None:
         with self._lock:

@@ -233,6 +233,30 @@ def test_close_ends_a_read_in_another_thread(registry: FaultRegistry) -> None:
     assert time.monotonic() - begin < QUICK.idle_timeout
 
 
+def test_transfer_has_an_end(registry: FaultRegistry) -> None:
+    """Slow enough to take for ever, and fast enough for every other limit."""
+    content = os.urandom(1000)
+    descriptor = Descriptor("application/octet-stream", Digest(images.digest(content)), len(content))
+
+    def slow() -> Iterator[bytes]:
+        yield content[:500]
+        time.sleep(1.1)
+        yield content[500:]
+
+    registry.faults.append(
+        lambda request: Answer(200, {}, slow(), length=1000) if "/blobs/" in request.target else None
+    )
+    url = f"docker://{registry.host}/team/app:1"
+    limits = QUICK._replace(transfer_seconds=1)
+    with source(url, limits=limits, insecure=True) as opened, blob(opened, descriptor, "the layer") as reader:
+        with pytest.raises(UnavailableError, match="longer than the limit of 1 seconds") as caught:
+            while reader.read(100):
+                pass
+        assert "transfer_seconds" in caught.value.hint
+        with pytest.raises(UnavailableError, match="longer than"):
+            opened.root(QUICK)
+
+
 def test_chunk_may_be_shorter_than_its_descriptor(registry: FaultRegistry) -> None:
     """puzzlefs 0.2.0 writes the uncompressed size; the digest is right."""
     chunk = os.urandom(3000)
