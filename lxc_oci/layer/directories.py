@@ -29,7 +29,7 @@ NAME_BYTES = 80  # of memory for a name in a set or dictionary, beside its lette
 class Directory:
     """One directory.  `fd` is -1 while it is not open."""
 
-    __slots__ = ("above", "base", "below", "fd", "mtime_ns", "path", "plain", "upper")
+    __slots__ = ("above", "base", "below", "fd", "mtime_ns", "opaque", "path", "plain", "upper")
 
     def __init__(self, above: "Directory | None", base: bytes, path: bytes) -> None:
         self.above = above
@@ -38,6 +38,7 @@ class Directory:
         self.fd = -1
         self.below: set[Directory] = set()
         self.upper: set[bytes] = set()  # names that this layer put here
+        self.opaque = False  # nothing of lower layers is left in it and below
         self.mtime_ns: int | None = None  # what it has, or gets when the layer is complete
         self.plain: bool | None = None  # new files have the mode asked for and our group
 
@@ -136,7 +137,7 @@ class Directories:
         return directory
 
     def hold(self, size: int) -> None:
-        """Count `size` more bytes of names and what belongs to them, held until the layer ends.  Raises RefusedError."""
+        """Count `size` more bytes of names that are held in memory until the layer ends.  Raises RefusedError."""
         self._names_left -= size
         if self._names_left < 0:
             raise RefusedError(
@@ -186,6 +187,7 @@ class Directories:
         current = self.root
         pending = components[::-1]
         links = 0
+        linked = 0  # components that came by links
         while pending:
             base = pending.pop()
             if base in (b"", b"."):
@@ -213,7 +215,11 @@ class Directories:
                 target = os.readlink(base, dir_fd=here)
                 if target.startswith(b"/"):
                     current = self.root
-                pending += target.split(b"/")[::-1]
+                parts = target.split(b"/")
+                linked += len(parts)
+                if linked > self._limits.path_depth:  # 40 links of 2000 components, for each entry anew
+                    raise RefusedError(f"a name in a layer has more than {self._limits.path_depth} components by links")
+                pending += parts[::-1]
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 if imply is None:

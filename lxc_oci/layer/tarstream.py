@@ -21,6 +21,8 @@ SMALL = 1 << 16  # a file's data up to this size comes in one piece
 
 _ZERO = bytes(BLOCK)
 _GNU = b"ustar "
+_HEADER_BYTES = 1024  # an extended header up to this size may come with every entry
+_LARGE_HEADERS = 16  # times pax_bytes, for all others of a layer
 _ENDS = frozenset(b"\0 ")
 
 _KINDS = {
@@ -65,7 +67,8 @@ class TarReader:
         self._warn = warn
         self._buffer = b""
         self._position = 0
-        self._logical = 0  # bytes of sparse files
+        self._logical = self._stored = 0  # bytes of sparse files, with and without their holes
+        self._headers_left = limits.pax_bytes * _LARGE_HEADERS
         self._extended: _Extended | None = None
 
     def __iter__(self) -> Iterator[tuple[Entry, Data]]:
@@ -236,6 +239,7 @@ class TarReader:
             raise RefusedError(
                 f"an extended header in a layer has {size} bytes, more than the limit of {self._limits.pax_bytes}"
             )
+        self._count(size - _HEADER_BYTES)
         block = self._take(size + 511 & ~511)[:size]
         if flag == ord("g"):
             if any(key in _GLOBAL or key.startswith(_XATTR) for key, _ in fields.pax_records(block)):
@@ -291,6 +295,13 @@ class TarReader:
             name, logical, sparse, size = self._pax_sparse(extended, pax, name, size)
         if sparse is not None:
             self._logical += logical
+            self._stored += size
+            # Holes cost no space, but time: they are hashed as zeros.
+            if self._logical > max(self._limits.layer_bytes // 8, self._limits.layer_ratio * self._stored):
+                raise RefusedError(
+                    f"the sparse files of a layer are more than {self._limits.layer_ratio} times their data",
+                    "if that is right, raise layer_ratio in /etc/lxc-oci-py/limits.conf",
+                )
             if self._logical > self._limits.layer_bytes:
                 raise RefusedError(
                     f"the sparse files of a layer have more than {self._limits.layer_bytes} bytes",
@@ -371,9 +382,19 @@ class TarReader:
                 wanted = 1 + 2 * fields.pax_number(bytes(text.partition(b"\n")[0]), "a sparse map's length")
         return [fields.pax_number(item, "a sparse map's number") for item in bytes(text).split(b"\n")[1:wanted]], used
 
+    def _count(self, size: int) -> None:
+        """Count bytes of extended headers and sparse maps, whose parts are many and small: they are slow to read."""
+        self._headers_left -= max(size, 0)
+        if self._headers_left < 0:
+            raise RefusedError(
+                f"a layer has too many extended headers of more than {_HEADER_BYTES} bytes",
+                "if that is right, raise pax_bytes in /etc/lxc-oci-py/limits.conf",
+            )
+
     def _check_map(self, read: int) -> None:
         if read > self._limits.pax_bytes:
             raise RefusedError(f"a sparse map in a layer has more bytes than the limit of {self._limits.pax_bytes}")
+        self._count(BLOCK)
 
 
 class _StreamContent(Content):

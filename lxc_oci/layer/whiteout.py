@@ -51,10 +51,16 @@ def hide(directories: Directories, parent: Directory, base: bytes, record: Recor
 
 
 def hide_all(directories: Directories, directory: Directory, record: RecordWriter | None) -> None:
-    """Remove all that is of lower layers from `directory`.  Raises OSError."""
+    """Remove all that is of lower layers from `directory` and from what this layer has below it.  Raises OSError.
+
+    Once is enough: lower layers get nothing new, and a layer may ask for it as often as it has files.
+    """
     pending = [directory]
     while pending:
         directory = pending.pop()
+        if directory.opaque:
+            continue
+        directory.opaque = True
         for name in os.listdir(directories.fd(directory)):
             base = os.fsencode(name)
             if base not in directory.upper:

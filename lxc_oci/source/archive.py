@@ -44,6 +44,10 @@ class ArchiveFiles:
         member = tarindex.resolve(self._index(), name)
         return None if member is None else member.size
 
+    def member(self, name: str) -> Member | None:
+        """Return where the bytes of `name` lie: names that are links to one another have the same."""
+        return tarindex.resolve(self._index(), name)
+
     def close(self) -> None:
         """See Files."""
         with self._lock:

@@ -24,9 +24,9 @@ from lxc_oci.image.manifest import Descriptor
 from lxc_oci.image.reference import Reference
 from lxc_oci.limits import Limits
 from lxc_oci.source.archive import ArchiveFiles
-from lxc_oci.source.files import Files, read_whole
+from lxc_oci.source.files import read_whole
 from lxc_oci.source.source import RawReader
-from lxc_oci.source.tarindex import normal
+from lxc_oci.source.tarindex import Member, normal
 from lxc_oci.source.unwrap import compression_of
 
 _CHUNK = 1 << 20
@@ -168,7 +168,7 @@ def _names(images: Sequence[Saved]) -> str:
     return f"select one of: {', '.join(shown[:_SHOWN])}{more}" if shown else ""
 
 
-def _contents(files: Files, saved: Saved, reference: Reference, limits: Limits) -> _Contents:
+def _contents(files: ArchiveFiles, saved: Saved, reference: Reference, limits: Limits) -> _Contents:
     """Make the manifest of `saved`.  Raises RefusedError when configuration and layers do not belong together."""
     raw = read_whole(files, saved.config, f"the configuration in {reference.name}", limits.document_bytes)
     if named := _CONFIG.match(saved.config):
@@ -179,8 +179,9 @@ def _contents(files: Files, saved: Saved, reference: Reference, limits: Limits) 
     config = Descriptor(mediatype.OCI_CONFIG, digests.sha256(raw), len(raw))
     members = {config.digest: saved.config}
     layers = []
+    hashed: dict[Member | None, Digest] = {}  # a member may be 500 layers, by as many names
     for name, diff_id in zip(saved.layers, diff_ids, strict=True):
-        layer = _layer(files, name, diff_id, reference)
+        layer = _layer(files, name, diff_id, reference, hashed)
         members[layer.digest] = name
         layers.append(layer)
     manifest = {
@@ -192,7 +193,9 @@ def _contents(files: Files, saved: Saved, reference: Reference, limits: Limits) 
     return _Contents(jsonio.compact(manifest), members)
 
 
-def _layer(files: Files, name: str, diff_id: Digest, reference: Reference) -> Descriptor:
+def _layer(
+    files: ArchiveFiles, name: str, diff_id: Digest, reference: Reference, hashed: dict[Member | None, Digest]
+) -> Descriptor:
     what = f"layer {name} in {reference.name}"
     reader = files.open(name, what)
     try:
@@ -204,10 +207,13 @@ def _layer(files: Files, name: str, diff_id: Digest, reference: Reference) -> De
         media_type = f"{mediatype.OCI_LAYER}+{compression}"
         if named := _BLOB.match(name):
             return Descriptor(media_type, Digest(f"{named[1]}:{named[2]}"), size)
-        hasher = hashlib.sha256(head)
-        while data := reader.read(_CHUNK):
-            hasher.update(data)
-        return Descriptor(media_type, Digest(f"sha256:{hasher.hexdigest()}"), size)
+        member = files.member(name)
+        if member not in hashed:
+            hasher = hashlib.sha256(head)
+            while data := reader.read(_CHUNK):
+                hasher.update(data)
+            hashed[member] = Digest(f"sha256:{hasher.hexdigest()}")
+        return Descriptor(media_type, hashed[member], size)
     finally:
         reader.close()
 

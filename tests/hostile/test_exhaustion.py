@@ -5,7 +5,9 @@ The rows of the threat model name the great bombs (U34, U39, U45, P05, C16); her
 with the square of what the image says, or is multiplied by something else that it says.
 """
 
+import hashlib
 import io
+import json
 import os
 import struct
 import time
@@ -19,12 +21,14 @@ from lxc_oci import jsonio
 from lxc_oci.container import command, environment, paths, users
 from lxc_oci.container.overrides import Overrides
 from lxc_oci.errors import RefusedError
+from lxc_oci.image import reference
 from lxc_oci.kernel.root import Root
 from lxc_oci.layer import erofs
 from lxc_oci.limits import Limits
 from lxc_oci.log import Level, Log
-from lxc_oci.source import tarindex
+from lxc_oci.source import dockerarchive, tarindex
 from tests.hostile.conftest import Peak
+from tests.support import image as images
 from tests.support.guestbox import Box, image_config, make_rootfs
 from tests.support.tarmaker import archive, character, directory, entry, file, read, symlink, unpack
 
@@ -208,6 +212,66 @@ def test_p05_escapes_in_a_document_are_not_remembered(peak: Peak) -> None:
     peak.start()
     assert len(jsonio.parse(raw, "it")["x"]) == 2 << 20
     assert peak.mebibytes() < 64
+
+
+def test_u17_an_opaque_whiteout_for_each_file(tmp_path: Path) -> None:
+    parts = [part for number in range(6000) for part in (file(b"d/%d" % number), file(b"d/.wh..wh..opq"))]
+    with quick():
+        tree = unpack(tmp_path, archive(file(b"d/low")), archive(*parts))
+    assert len(tree.names()) == 6001
+
+
+def test_u06_links_with_many_components(tmp_path: Path) -> None:
+    """38 of them, each of 4 KiB, would be walked for every entry that goes through them."""
+    links = [symlink(b"l%d" % number, b"a/../" * 815 + b"l%d" % (number + 1)) for number in range(38)]
+    made = archive(directory(b"a"), *links, directory(b"l38"), *(file(b"l0/%d" % number) for number in range(3000)))
+    with quick(), pytest.raises(RefusedError, match="1024 components by links"):
+        unpack(tmp_path, made)
+
+
+def test_u39_holes_are_counted_against_the_data_of_sparse_files(tmp_path: Path) -> None:
+    records = {b"GNU.sparse.major": b"0", b"GNU.sparse.minor": b"1", b"GNU.sparse.numblocks": b"1"}
+    records |= {b"GNU.sparse.map": b"0,512", b"GNU.sparse.size": b"%d" % (9 << 30)}
+    with quick(), pytest.raises(RefusedError, match="more than 1000 times their data"):
+        unpack(tmp_path, archive(entry(b"x", data=bytes(512), pax=records)))
+    fine = records | {b"GNU.sparse.size": b"%d" % (1 << 30)}
+    assert read(archive(entry(b"x", data=bytes(512), pax=fine)))[0][0].size == 1 << 30
+
+
+def test_u34_large_extended_headers_are_counted() -> None:
+    records = {b"c%d" % number: b"" for number in range(90_000)}  # slower to read than anything else in an archive
+    parts = [entry(b"f%d" % number, pax=records) for number in range(20)]
+    with quick(), pytest.raises(RefusedError, match="too many extended headers"):
+        read(archive(*parts))
+    assert (
+        len(read(archive(*(entry(b"f%d" % number, pax={b"comment": b"x" * 900}) for number in range(30_000)))))
+        == 30_000
+    )
+
+
+def test_p05_a_compressed_member_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many layers it is, and by however many names."""
+    hashed = []
+    real = hashlib.sha256
+    monkeypatch.setattr(dockerarchive.hashlib, "sha256", lambda *data: hashed.append(1) or real(*data))
+    made = images.layer(images.file("a"), compression="gzip")
+    names = [f"l{number}" for number in range(100)]
+    config = images.Image([made] * 200, {}).configuration
+    saved = [{"Config": "c", "Layers": ["layer"] * 100 + names, "RepoTags": None}]
+    members = [
+        images.file("c", config),
+        images.file("layer", made.blob),
+        *(images.symlink(name, "layer") for name in names),
+    ]
+    (tmp_path / "a.tar").write_bytes(images.tar(*members, images.file("manifest.json", json.dumps(saved))))
+    found = dockerarchive.DockerArchiveSource(
+        reference.parse(f"docker-archive:{tmp_path}/a.tar"), str(tmp_path), Limits()
+    )
+    try:
+        assert len(json.loads(found.root(Limits())[1])["layers"]) == 200
+    finally:
+        found.close()
+    assert len(hashed) < 10, "the member, and the documents"
 
 
 def test_u49_directories_of_erofs_that_share_their_data(tmp_path: Path) -> None:
