@@ -54,7 +54,7 @@ class Limits(NamedTuple):
     minimum_rate: int = 1024  # bytes per second over rate_window
     rate_window: int = 60
     transfer_seconds: int = 6 * 3600  # a whole pull or push: at minimum_rate, layer_bytes would take two years
-    helper_timeout: int = 600  # a mount helper, mkfs.erofs, skopeo
+    helper_timeout: int = 600  # a mount helper, mkfs.erofs, a credential helper; what skopeo copies is a transfer
     helper_memory_bytes: int = 4 * GIB
 
 

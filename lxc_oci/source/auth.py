@@ -30,7 +30,14 @@ _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _HELPER_ENVIRONMENT = (
     *("HOME", "USER", "LOGNAME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"),
     *("GNUPGHOME", "PASSWORD_STORE_DIR", "AWS_PROFILE", "AWS_REGION", "CLOUDSDK_CONFIG"),
+    *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_PROXY", "no_proxy"),
 )
+_PROXIES = (
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+)  # for helpers too, unless there is a password in it
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,7 +177,8 @@ class Keyring:
                 f"the credential helper {program} is not installed",
                 f"install it into a directory of {run.SYSTEM_PATH}, or use --authfile",
             )
-        environment = {name: self._environment[name] for name in _HELPER_ENVIRONMENT if name in self._environment}
+        passed = [*_HELPER_ENVIRONMENT, *(name for name in _PROXIES if "@" not in self._environment.get(name, ""))]
+        environment = {name: self._environment[name] for name in passed if name in self._environment}
         result = run.run(
             [path, "get"],
             timeout=self._limits.helper_timeout,

@@ -104,7 +104,7 @@ class SkopeoSource:
             argv += ["--src-tls-verify=false"]
         result = run.run(
             [*argv, "--", text, f"dir:{directory}/image"],
-            timeout=self._limits.helper_timeout,
+            timeout=self._limits.transfer_seconds,
             environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             cwd=_working_directory(),
         )

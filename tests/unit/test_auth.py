@@ -283,10 +283,13 @@ def test_helper_gets_no_secrets_and_no_arguments_but_get(host: Host, programs: P
         f'cd {tmp_path}; env > env; echo "$#" "$@" > arguments; cat > input; {{ {ECHO}; }} < input',
     )
     host.environment |= {"SECRET": "x", "LD_PRELOAD": "/evil.so", "AWS_SECRET_ACCESS_KEY": "x", "PATH": "/evil"}
+    passed = {"https_proxy": "http://p:1", "NO_PROXY": "a", "AWS_CONFIG_FILE": "/x", "SSL_CERT_FILE": "/x"}
+    host.environment |= {"HTTPS_PROXY": "http://me:secret@p:1", **passed}
     host.write("run/containers/auth.json", {"credHelpers": {HOST: "mine"}})
     host.find()
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
-    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LC_ALL", "HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"}
+    known = {"PATH", "LC_ALL", "HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", *passed}
+    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == known
     assert (tmp_path / "arguments").read_text() == "1 get\n"
     assert (tmp_path / "input").read_text() == HOST
 

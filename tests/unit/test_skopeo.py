@@ -4,6 +4,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,24 @@ def test_what_skopeo_is_given(recorded: Path, monkeypatch: pytest.MonkeyPatch) -
     assert Path(directory).stat().st_mode & 0o777 == 0o700
     source.close()
     assert not list((recorded / "work").iterdir())
+
+
+def test_a_copy_has_the_time_of_a_transfer_and_not_of_a_helper(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes are enough for a mount, and not for a large image."""
+    real, given = run.run, []
+
+    def noted(argv: list[str], **options: Any) -> run.Result:
+        given.append(options["timeout"])
+        return real(argv, **options)
+
+    monkeypatch.setattr(run, "run", noted)
+    (recorded / "work").mkdir()
+    limits = Limits(helper_timeout=11, transfer_seconds=77)
+    options = SourceOptions(str(recorded / "work"))
+    source = SkopeoSource(reference.parse("docker-daemon:a:b"), options, limits)
+    assert source.root(limits)[1] == MADE.manifest
+    source.close()
+    assert given == [77]
 
 
 def test_it_is_copied_once_however_often_it_is_read(recorded: Path) -> None:
