@@ -10,7 +10,6 @@ from lxc_oci.errors import UsageError
 from lxc_oci.source import hostfiles
 
 _OWN_DIRECTORY = ".config/containers/certs.d"  # in the home directory, whatever XDG_CONFIG_HOME says
-_SYSTEM_DIRECTORIES = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 
 
 class Trust:
@@ -18,7 +17,7 @@ class Trust:
 
     def __init__(self, environment: Mapping[str, str], directories: tuple[str, ...] | None = None) -> None:
         if directories is None:
-            directories = (os.path.join(hostfiles.home(environment), _OWN_DIRECTORY), *_SYSTEM_DIRECTORIES)
+            directories = (os.path.join(hostfiles.home(environment), _OWN_DIRECTORY), *hostfiles.CERTIFICATES)
         self._directories = directories
         self._contexts: dict[tuple[str, str, bool], ssl.SSLContext] = {}
         self._lock = threading.Lock()

@@ -6,7 +6,7 @@ Inside the user namespace of lxc-create the environment is still the calling use
 
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lxc_oci.errors import UsageError
 from lxc_oci.kernel import userns
@@ -66,14 +66,20 @@ def read(path: str) -> bytes:
     return content
 
 
+CERTIFICATES = ("/etc/containers/certs.d", "/etc/docker/certs.d")  # after the user's own
 _OWN = ("policy.json", "registries.conf", "registries.conf.d", "certs.d", "auth.json")  # in a `containers` directory
 
 
-def copy_own(environment: Mapping[str, str], authfile: str | None, directory: str) -> dict[str, str]:
+def copy_own(
+    environment: Mapping[str, str],
+    authfile: str | None,
+    directory: str,
+    certificates: Sequence[str] = CERTIFICATES,
+) -> dict[str, str]:
     """Copy the user's own files below `directory`, and return the variables that lead to them there.
 
-    For a process that cannot read the user's home, in which a policy must not seem to be missing.  `authfile` is
-    what stands for REGISTRY_AUTH_FILE, if anything does.  Raises OSError.
+    For a process that cannot read the user's home, in which a policy must not seem to be missing, nor the host's
+    private keys for registries.  `authfile` is what stands for REGISTRY_AUTH_FILE, if anything does.  Raises OSError.
     """
     own, settings = home(environment), config_home(environment)
     named = authfile or environment.get("REGISTRY_AUTH_FILE", "")
@@ -81,6 +87,12 @@ def copy_own(environment: Mapping[str, str], authfile: str | None, directory: st
     for name in _OWN:
         _copy(os.path.join(own, ".config/containers", name), os.path.join(directory, ".config/containers", name))
         _copy(os.path.join(settings, "containers", name), os.path.join(directory, "config/containers", name))
+    for parent in certificates:
+        for host in os.listdir(parent) if os.path.isdir(parent) else ():
+            # The first directory that a host has is the one that counts.
+            target = os.path.join(directory, ".config/containers/certs.d", host)
+            if not os.path.exists(target):
+                _copy(os.path.join(parent, host), target)
     _copy(os.path.join(runtime(environment), "auth.json"), os.path.join(directory, "run/containers/auth.json"))
     _copy(os.path.join(docker, "config.json"), os.path.join(directory, ".docker/config.json"))
     _copy(os.path.join(own, ".dockercfg"), os.path.join(directory, ".dockercfg"))
