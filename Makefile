@@ -8,10 +8,12 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON = /usr/bin/python3
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' lxc_oci/__init__.py)
+# With Debian's revision.
+PACKAGE_VERSION := $(shell sed -n '1s/^lxc-oci-py (\(.*\)) .*/\1/p' debian/changelog)
 CACHE = .cache
 RUFF_VERSION = 0.17.6
-SOURCES := $(shell find $(wildcard COPYING MANIFEST.in NEWS.md README.md SECURITY.md bin completion debian hooks lxc_oci man \
-	packaging setup.cfg setup.py templates) -type f -not -name '*.pyc')
+SOURCES := $(shell find $(wildcard COPYING CONTRIBUTING.md MANIFEST.in NEWS.md README.md SECURITY.md bin completion debian docs hooks \
+	lxc_oci man packaging setup.cfg setup.py templates) -type f -not -name '*.pyc')
 
 # A run as root must leave nothing in the checkout.
 export PYTHONDONTWRITEBYTECODE = 1
@@ -28,9 +30,9 @@ help: ## this list
 ## Building
 
 .PHONY: deb
-deb: dist/lxc-oci-py_$(VERSION)-1_all.deb ## dist/*.deb, what `apt install ./dist/*.deb` needs
+deb: dist/lxc-oci-py_$(PACKAGE_VERSION)_all.deb ## dist/*.deb, what `apt install ./dist/*.deb` needs
 
-dist/lxc-oci-py_$(VERSION)-1_all.deb: $(SOURCES)
+dist/lxc-oci-py_$(PACKAGE_VERSION)_all.deb: $(SOURCES)
 	@packaging/install build
 	@packaging/wheel2deb.py dist
 	@packaging/build-deb dist
@@ -51,7 +53,7 @@ demo: demo-packages install ## make a container from an image made on the spot, 
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf dist $(CACHE) *.egg-info
+	rm -rf dist build $(CACHE) *.egg-info
 
 ## Testing
 
@@ -115,7 +117,7 @@ lint-sources: $(RUFF) lint-pages ## ruff, mypy, shellcheck, codespell, the pages
 	@$(RUFF) format --check $(PYTHON_SOURCES)
 	@$(RUFF) check $(PYTHON_SOURCES)
 	@/usr/bin/mypy
-	@shellcheck $(SHELL_PROGRAMS)
+	@shellcheck $(SHELL_PROGRAMS) completion/*
 	@codespell $(wildcard *.md) .ci bin benchmarks completion debian docs hooks lxc_oci man packaging templates tests
 
 .PHONY: lint-pages
@@ -140,5 +142,5 @@ source: ## the Debian source package of the last commit, in dist/source
 	@packaging/build-source dist/source
 
 .PHONY: release
-release: ## make release VERSION=1.2.3: check everything that a release needs, then tag
+release: ## make release VERSION=1.2.3: check everything that a release needs (as root; hours), then tag
 	@packaging/release '$(VERSION)'

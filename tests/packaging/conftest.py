@@ -19,7 +19,7 @@ SYSTEM = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": 
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what packages are built from: all builds of a run see the same."""
     copy = tmp_path_factory.mktemp("sources") / "lxc-oci-py"
-    leave = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "dist", "tests", "docs", "benchmarks")
+    leave = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "dist", "tests", "benchmarks")
     shutil.copytree(ROOT, copy, ignore=leave)
     return copy
 

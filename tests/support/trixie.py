@@ -21,8 +21,9 @@ from tests.support import launch, need
 _PACKAGES = (
     *("lxc", "uidmap", "rsync", "busybox-static", "iproute2", "procps", "mount"),
     *("python3", "python3-pytest", "python3-orjson", "python3-isal", "python3-zstandard", "python3-cryptography"),
-    *("erofs-utils", "squashfs-tools", "squashfs-tools-ng", "squashfuse", "fuse3", "cryptsetup-bin", "zstd", "attr"),
-    *("docker-registry", "apache2-utils", "openssl", "libc6-dev", "e2fsprogs", "btrfs-progs", "umoci", "skopeo", "jq"),
+    *("erofs-utils", "erofsfuse", "squashfs-tools", "squashfs-tools-ng", "squashfuse", "fuse3", "cryptsetup-bin"),
+    *("zstd", "attr", "docker-registry", "apache2-utils", "openssl", "libc6-dev", "e2fsprogs", "btrfs-progs", "umoci"),
+    *("skopeo", "jq"),
 )
 _MIRROR = "http://deb.debian.org/debian"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -56,8 +57,11 @@ exec "$@"
 """.replace("@HOOKS@", _HOOKS).replace("@TEMPLATES@", _TEMPLATES)  # fmt: skip
 
 
-def tree() -> Path:
-    """The tree, from the cache or made now (a minute, needs root and the Debian mirror)."""
+def tree(packages: Sequence[str] = _PACKAGES, name: str = "trixie") -> Path:
+    """A tree with `packages`, from the cache or made now (a minute, needs root and the Debian mirror).
+
+    Of those that are called `name` only the last one is kept.
+    """
     need.root()
     if Path("/etc/debian_version").read_text().startswith("13"):
         need.missing("this is Debian 13 itself")
@@ -65,19 +69,19 @@ def tree() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(f"~{os.environ.get('SUDO_USER', 'root')}/.cache")
     cache = Path(base) / "lxc-oci-py"
     mirror, options = _apt()
-    key = hashlib.sha256("\n".join([*_PACKAGES, mirror, *options]).encode()).hexdigest()[:16]
-    final = cache / f"trixie-{key}"
+    key = hashlib.sha256("\n".join([*packages, mirror, *options]).encode()).hexdigest()[:16]
+    final = cache / f"{name}-{key}"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "lock.trixie-tree", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if final.is_dir():
             return final
-        for old in cache.glob("trixie-*"):
+        for old in cache.glob(f"{name}-*"):
             shutil.rmtree(old)
         with tempfile.TemporaryDirectory(dir=cache, prefix="partial.") as work:
             argv = [program, "--quiet", "--variant=apt", "--format=directory"]
             argv += [f"--aptopt={option}" for option in (*options, 'Apt::Install-Recommends "false"')]
-            argv += [f"--include={','.join(_PACKAGES)}", "trixie", f"{work}/tree"]
+            argv += [f"--include={','.join(packages)}", "trixie", f"{work}/tree"]
             argv += [f"deb [signed-by={_KEYRING}] {mirror} trixie main"]
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
             os.chmod(f"{work}/tree", 0o755)
