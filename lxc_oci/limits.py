@@ -31,6 +31,7 @@ class Limits(NamedTuple):
     archive_members: int = 100_000  # of an oci-archive or docker-archive
     archive_bytes: int = 256 * GIB  # such an archive, uncompressed
     layer_bytes: int = 64 * GIB  # uncompressed tar, sparse files counted at logical size
+    image_bytes: int = 256 * GIB  # all layers of an image, uncompressed
     layer_ratio: int = 1000  # output to input, once ratio_floor_bytes are out
     ratio_floor_bytes: int = 100 * MIB
     puzzlefs_bytes: int = 256 * MIB  # metadata of a PuzzleFS image, held in memory: some 200 bytes a file

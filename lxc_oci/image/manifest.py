@@ -91,6 +91,12 @@ def parse(raw: bytes, media_type: str, limits: Limits) -> Manifest | Index:
         chunked = any(mediatype.layer_kind(layer.media_type) is LayerKind.PUZZLEFS for layer in layers)
         if len(layers) > limits.layers and not chunked:
             raise RefusedError(f"the manifest has {len(layers)} layers, more than the limit of {limits.layers}")
+        for number, layer in enumerate(layers, 1):
+            if layer.size > limits.layer_bytes:
+                raise RefusedError(
+                    f"layer {number} has {layer.size} bytes, more than the limit of {limits.layer_bytes}",
+                    "if that is right, raise layer_bytes in /etc/lxc-oci-py/limits.conf",
+                )
         return Manifest(
             kind,
             _descriptor(document.get("config"), "the manifest's config"),

@@ -42,6 +42,7 @@ class TarLayer:
     compression: str  # gzip, zstd, or empty, as the media type says
     diff_id: Digest
     on_bytes: OnBytes = _no_progress  # hears of compressed bytes as they come, in a thread
+    on_output: OnBytes = _no_progress  # hears of uncompressed ones, in a thread; may raise RefusedError
 
 
 def apply_tar_layer(
@@ -213,6 +214,7 @@ class Stream:
             try:
                 reader = decompress(blob, layer.compression, self._limits, self._warn)
                 while piece := reader.read(CHUNK):
+                    layer.on_output(len(piece))
                     if not pipe.put(piece):
                         return
             except RefusedError as error:

@@ -6,13 +6,13 @@ Here the kinds of layers meet the store and the progress display; how each kind 
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lxc_oci.acquire import Acquired
-from lxc_oci.errors import OciError, RefusedError, UnsupportedError
+from lxc_oci.errors import NoSpaceError, OciError, RefusedError, UnsupportedError
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
 from lxc_oci.image.mediatype import LayerKind, tar_compression
@@ -58,6 +58,8 @@ class Layers:
         self._limits = limits
         self._log = log
         self._progress = progress
+        self._counting = threading.Lock()
+        self._output_left = limits.image_bytes
 
     def fill(
         self, root: Root, first: int = 0, record: "RecordWriter | None" = None, displaced: "Displaced | None" = None
@@ -74,6 +76,9 @@ class Layers:
         overlay_whiteouts = kind is not LayerKind.TAR
         if first == len(inventory.of_image(self._image)):
             return  # the store had all of them
+        # Files take no less than what is compressed of them, whatever of it the store has.
+        _check_space(os.fstatvfs(root.fd), self._image.layers[first:])
+        self._output_left = self._limits.image_bytes
         with (
             self._damaged_forgotten(),
             Unpacker(
@@ -129,6 +134,7 @@ class Layers:
 
                 directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".lxc-oci-py-", dir=self._temporary))
             layers = self._image.layers
+            _check_space(os.statvfs(self._store.path if self._store is not None else directory), self._missing())
             # A PuzzleFS image has hundreds of chunks, and one bar.
             one = self._image.kind is LayerKind.PUZZLEFS
             shared = self._progress.task(f"{len(layers)} blobs", sum(layer.size for layer in layers)) if one else None
@@ -153,6 +159,12 @@ class Layers:
             if shared is not None:
                 shared.done()
             yield {layer.digest: path for layer, path in zip(layers, paths, strict=True)}
+
+    def _missing(self) -> list[Descriptor]:
+        """Return the layers whose blobs the store has not."""
+        store = self._store
+        layers = self._image.layers
+        return [layer for layer in layers if store is None or not os.path.exists(blobs.blob_path(store, layer.digest))]
 
     def _connect(self) -> None:
         """Have what is behind the store before several threads need it, if anything must come from there."""
@@ -207,6 +219,13 @@ class Layers:
             task().done("indexed")
             return found
 
+        diff_ids = self._image.config.diff_ids
+        new = [
+            layer
+            for layer, diff_id in zip(self._image.layers, diff_ids, strict=True)
+            if not indexes.find(store, diff_id)
+        ]
+        _check_space(os.statvfs(store.path), new)
         with store.in_use(), self._damaged_forgotten(), self._tar_layers(0) as tar_layers:
             self._connect()
             try:
@@ -253,7 +272,17 @@ class Layers:
 
         compression = tar_compression(layer.media_type)
         diff_id = self._image.config.diff_ids[number]
-        return TarLayer(opened, compression, diff_id, lambda count: task().advance(count)), task
+        return TarLayer(opened, compression, diff_id, lambda count: task().advance(count), self._count_output), task
+
+    def _count_output(self, count: int) -> None:
+        """Count bytes that come out of a layer, in whatever thread.  Raises RefusedError."""
+        with self._counting:
+            self._output_left -= count
+            if self._output_left < 0:
+                raise RefusedError(
+                    f"the image has more than {self._limits.image_bytes} bytes when uncompressed",
+                    "if that is right, raise image_bytes in /etc/lxc-oci-py/limits.conf",
+                )
 
     def _apply_file_systems(self, unpacker: "Unpacker", first: int, kind: LayerKind) -> None:
         """Apply squashfs layers from the stream of their own tool, EROFS layers from a mount of each."""
@@ -267,7 +296,7 @@ class Layers:
                 if data is not None:
                     verity.check(path, data, what)
                 if kind is LayerKind.SQUASHFS:
-                    squashfs.apply_layer(unpacker, path, what, self._limits, self._log.warn)
+                    squashfs.apply_layer(unpacker, path, what, self._limits, self._log.warn, self._count_output)
                     continue
                 assert self._store is not None
                 if not self._kernel_mount and run.find("erofsfuse") is None:
@@ -277,7 +306,7 @@ class Layers:
                     )
                 lower = mountplan.Lower(mountplan.EROFS, path, fuse=not self._kernel_mount)
                 with self._store.stage() as stage, mountplan.image_mounted(stage.path, lower, self._limits) as mounted:
-                    erofs.apply_layer(unpacker, mounted, path, what, self._limits)
+                    erofs.apply_layer(unpacker, mounted, path, what, self._limits, self._count_output)
 
     def _apply_puzzlefs(self, unpacker: "Unpacker") -> None:
         from lxc_oci.layer import puzzlefs
@@ -307,6 +336,17 @@ class Layers:
                 if os.path.exists(path) and not _sound(path, layer):
                     blobs.forget(store, layer.digest)
                     self._log.warn(f"the stored blob {layer.digest} was damaged and is removed; try again")
+
+
+def _check_space(there: os.statvfs_result, layers: Sequence[Descriptor]) -> None:
+    """Raise NoSpaceError where `layers` do not fit, before hours are spent to find that out."""
+    needed = sum({layer.digest: layer.size for layer in layers}.values())
+    left = there.f_bfree * there.f_frsize
+    if needed > left and there.f_blocks:  # a file system without a size has no blocks
+        raise NoSpaceError(
+            f"no space left: the image's layers have {needed} bytes, and {left} are free",
+            "free some space (lxc-oci-py prune), then try again",
+        )
 
 
 class _Dependent(Exception):

@@ -70,7 +70,7 @@ class CachingSource:
         return self._open(descriptor, offset, wait=False)
 
     def open_alone(self, descriptor: Descriptor) -> RawReader:
-        """As `open`, but wait for whoever fetches the same blob: the copy, if there is space for one, is ours."""
+        """As `open`, but wait for whoever fetches the same blob: the copy is ours.  Reading raises NoSpaceError."""
         return self._open(descriptor, 0, wait=True)
 
     def _open(self, descriptor: Descriptor, offset: int, *, wait: bool) -> RawReader:
@@ -100,7 +100,7 @@ class CachingSource:
                 continue
             if status.st_size > descriptor.size:
                 os.ftruncate(fd, 0)
-            return _Partial(fd, descriptor, self)
+            return _Partial(fd, descriptor, self, needed=wait)
 
     def wrote(self, digest: Digest, fd: int) -> None:
         """Note that the open file is a copy of the whole blob, if the reader above found the bytes right."""
@@ -159,8 +159,9 @@ class _File:
 class _Partial:
     """First what an earlier pull left, then the network, written down as it comes."""
 
-    def __init__(self, fd: int, descriptor: Descriptor, source: CachingSource) -> None:
+    def __init__(self, fd: int, descriptor: Descriptor, source: CachingSource, *, needed: bool) -> None:
         self._fd = fd
+        self._needed = needed
         self._descriptor = descriptor
         self._source = source
         self._have = os.fstat(fd).st_size
@@ -186,6 +187,8 @@ class _Partial:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
+                if self._needed:
+                    raise no_space(error, f"blob {self._descriptor.digest}") from error
                 # The copy is a convenience: without it the pull may still fit.
                 self._keep = False
                 os.ftruncate(self._fd, 0)

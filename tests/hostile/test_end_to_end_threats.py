@@ -198,6 +198,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, images.Image]], str, str]] = {
     "u37 cut": (lambda: {"latest": images.busybox_image({}, images.layer(file(b"x", bytes(999))[:600]))}, "middle", ""),
     "u39 bomb": (lambda: {"latest": images.busybox_image({}, BOMB)}, "bomb", "ratio_floor_bytes=99999 layer_ratio=99"),
     "u39 large layer": (lambda: {"latest": images.busybox_image({}, BOMB)}, "uncompressed", "layer_bytes=10000000"),
+    "u39 large image": (lambda: {"latest": images.busybox_image({}, BOMB, BOMB)}, "the image has more than",
+                        "image_bytes=100000000"),
+    "u39 endless layer": (lambda: {"latest": images.busybox_image({}, members={"layers": [{
+        "mediaType": images.TAR, "digest": "sha256:" + "0" * 64, "size": 1 << 62}]})}, "more than the limit", ""),
     "u45 deep": (lambda: _layer(file(b"d/" * 1500 + b"x")), "components", ""),
     "u45 many": (lambda: _layer(*(file(b"%d" % number) for number in range(1100))), "entries", "entries=1000"),
     "u45 long": (lambda: _layer(file(b"x" * 300)), "name too long", ""),

@@ -15,6 +15,7 @@ The other rows of the fault list are elsewhere:
     F20          here for output that is closed; signals are tests/lxc/test_interrupt.py
 """
 
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ from pathlib import Path
 
 import pytest
 
+from lxc_oci.errors import NoSpaceError
+from lxc_oci.image import mediatype
+from lxc_oci.image.digest import Digest
+from lxc_oci.image.manifest import Descriptor
+from lxc_oci.store import blobs, home
 from tests.support import direct, need
 from tests.support import image as images
 from tests.support.faultregistry import FaultRegistry
@@ -43,6 +49,51 @@ def run(host: Host, url: str, *options: str, before: Sequence[str] = ()) -> subp
     assert done.returncode == 0 or direct.leftovers(host, "one") == [], done.stderr
     direct.discard(host, "one")
     return done
+
+
+@pytest.mark.parametrize("storage", ["flat", "layered"])
+def test_f03_too_little_space_is_told_before_anything_is_fetched(root_host: Host, storage: str) -> None:
+    root_host.store.mkdir(mode=0o700)
+    large = images.layer(images.file("large", os.urandom(12 << 20)))
+    rootfs = root_host.directory / "elsewhere"
+    rootfs.mkdir()
+    with FaultRegistry() as registry:
+        registry.add("app", "1", images.busybox_image({}, large))
+        with mounted(root_host.store, "size=8m,mode=0700"), mounted(rootfs, "size=8m"):
+            direct.prepare(root_host, "one")
+            url = f"docker://{registry.host}/app:1"
+            elsewhere = {"rootfs": str(rootfs)} if storage == "flat" else {}
+            command = direct.command(root_host, "one", "--url", url, "--insecure", "--storage", storage, **elsewhere)
+            done = root_host.run(*command, check=False)
+        assert done.returncode == 6
+        direct.check_message(done, "no space left")
+        assert not [request for request in registry.requests if request.path.endswith(large.descriptor()["digest"])]
+
+
+def test_f03_a_disk_that_fills_up_ends_the_fetch(root_host: Host) -> None:
+    """A blob that is needed as a file is not read on once there is no file for it."""
+    large = images.layer(images.file("large", os.urandom(12 << 20)))
+    descriptor = Descriptor(mediatype.OCI_LAYER, Digest(large.descriptor()["digest"]), len(large.blob))
+    given = 0
+
+    class Source:
+        def open(self, descriptor: Descriptor, offset: int = 0) -> "Source":
+            return self
+
+        def read(self, size: int, /) -> bytes:
+            nonlocal given
+            given += size
+            return bytes(size)
+
+        def close(self) -> None:
+            pass
+
+    root_host.store.mkdir(mode=0o700)
+    with mounted(root_host.store, "size=4m,mode=0700"):
+        store = home.open_store(str(root_host.store))
+        with pytest.raises(NoSpaceError, match="no space left"):
+            blobs.fetch(store, Source(), descriptor, "layer 1", lambda count: None)  # type: ignore[arg-type]
+    assert given < 6 << 20
 
 
 @pytest.mark.parametrize("call", ["fsync", "syncfs", "rename", "symlinkat"])
