@@ -269,6 +269,20 @@ def test_failing_store_is_told_and_passed_over(host: Host, programs: Path, store
     assert host.find() == "me"
 
 
+def test_helper_is_looked_for_in_the_systems_path_only(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's PATH may name directories that others write to; sudo keeps a user's."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    helper(directory, "mine", ECHO)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    host.environment["PATH"] = os.environ["PATH"]
+    host.write("run/containers/auth.json", {"credHelpers": {HOST: "mine"}})
+    with pytest.raises(AccessError, match="not installed"):
+        host.find()
+
+
 def test_identity_token_of_a_helper(host: Host, programs: Path) -> None:
     helper(programs, "mine", 'echo \'{"ServerURL":"x","Username":"<token>","Secret":"tok"}\'')
     host.write("run/containers/auth.json", {"credHelpers": {HOST: "mine"}})

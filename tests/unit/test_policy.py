@@ -107,6 +107,13 @@ def test_prefix_that_is_none_makes_the_file_invalid(prefix: str) -> None:
             parse({"default": [{"type": "sigstoreSigned", "keyPath": "/x", "signedIdentity": identity}]})
 
 
+def test_scope_of_a_transport_that_skopeo_reads() -> None:
+    """What names an image there only skopeo knows, and it applies the same file."""
+    for scope, expected in (("", ACCEPT["type"]), ("docker.io/library/x", REJECT["type"])):
+        document = {"default": [REJECT], "transports": {"docker-daemon": {scope: [ACCEPT]}}}
+        assert verdict(document, "docker-daemon:docker.io/library/x:1") == expected
+
+
 def test_all_requirements_must_be_met() -> None:
     check({"default": [ACCEPT, ACCEPT]}, "docker://nginx")
     for pair in ([ACCEPT, REJECT], [REJECT, ACCEPT]):

@@ -292,6 +292,14 @@ def test_identity_token_is_exchanged(registry: FaultRegistry, home: Path) -> Non
     assert b"scope=repository%3Ateam%2Fapp%3Apull" in asked.body
 
 
+def test_token_server_at_an_internal_address_is_refused_with_insecure_too(registry: FaultRegistry) -> None:
+    registry.bearer = True
+    for address in ("10.0.0.1", "127.0.0.2", "169.254.169.254"):
+        registry.realm = f"http://{address}/token"
+        with pytest.raises(RefusedError, match="internal address"):
+            pull(f"docker://{registry.host}/team/app:1", insecure=True)
+
+
 def test_token_server_that_refuses(registry: FaultRegistry) -> None:
     registry.bearer, registry.login = True, {"me": "secret"}
     with pytest.raises(AccessError, match="user 'me'") as caught:
