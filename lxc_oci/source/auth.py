@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lxc_oci import jsonio
 from lxc_oci.errors import AccessError, OciError, RefusedError, UsageError
@@ -205,18 +205,30 @@ class Keyring:
         return Credentials(answer["Username"], answer["Secret"]) if answer["Username"] else None
 
 
+class Finder(Protocol):
+    """Finds the credentials for one registry, or for another host that it names as its token server."""
+
+    def __call__(self, token_server: str = "", /) -> Credentials | None: ...
+
+
 def chooser(
     keyring: Keyring, reference: "Reference", place: "Endpoint", username: str | None, password: str | None
-) -> Callable[[], Credentials | None]:
+) -> Finder:
     """Return what finds the credentials for `place`, from which `reference` is pulled or to which it is pushed.
 
     A name and password given on the command line are for the registry that it names, and not for mirrors or for
     where registries.conf sends us instead.
     """
+    given = None
     if username is not None and place.host == reference.host:
         given = Credentials(username, password or "")
-        return lambda: given
-    return lambda: keyring.find(place.host, place.repository)
+
+    def find(token_server: str = "", /) -> Credentials | None:
+        if token_server:
+            return keyring.find(token_server, "")
+        return given or keyring.find(place.host, place.repository)
+
+    return find
 
 
 def _aliases(host: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from lxc_oci.limits import Limits
 from lxc_oci.log import escape
 from lxc_oci.source import challenge, patience
 from lxc_oci.source import url as urls
-from lxc_oci.source.auth import Credentials
+from lxc_oci.source.auth import Credentials, Finder
 from lxc_oci.source.certs import Trust
 from lxc_oci.source.connection import ConnectionFailed
 from lxc_oci.source.patience import Patience
@@ -41,7 +41,7 @@ class RegistryEndpoint:
         place: Endpoint,
         transport: Transport,
         trust: Trust,
-        credentials: Callable[[], Credentials | None],
+        credentials: Finder,
         limits: Limits,
         sleep: Callable[[float], object] = time.sleep,
         scope: str = "",
@@ -56,12 +56,14 @@ class RegistryEndpoint:
         self._sleep = sleep
         self._find_credentials = credentials
         self._found: list[Credentials | None] = []  # at most one: asked for once, and only after a challenge
+        self._of_token_server: list[Credentials | None] = []
         self._lock = threading.Lock()
         self._scheme = "" if place.insecure else "https"  # "" until an insecure registry has answered
         self._answered = False
         self._basic = ""
         self._bearer: Mapping[str, str] | None = None
-        self._tokens = Tokens(scope or f"repository:{place.repository}:pull", self._credentials, self._ask, limits)
+        scope = scope or f"repository:{place.repository}:pull"
+        self._tokens = Tokens(scope, self._credentials, self._credentials_of, self._ask, limits)
 
     def url(self, path: str) -> Url:
         """Return the URL of `path` below /v2/REPOSITORY/."""
@@ -230,6 +232,12 @@ class RegistryEndpoint:
                 self._found.append(self._find_credentials())
             return self._found[0]
 
+    def _credentials_of(self, token_server: str) -> Credentials | None:
+        """Return what the user has stored for the token server itself."""
+        found = self._find_credentials(token_server)
+        self._of_token_server.append(found)
+        return found
+
     def _authorization(self) -> str | None:
         """Return what an earlier challenge of this registry has asked for, None before there was one."""
         if self._bearer is not None:
@@ -256,6 +264,8 @@ class RegistryEndpoint:
 
     def _unauthorized(self, sent: bool) -> AccessError:
         credentials = self._credentials()
+        if self._tokens.withheld is not None:
+            return self._tokens.withheld
         if credentials is None:
             return AccessError(f"{self.place} needs a login, or does not exist", _LOGIN_HINT.format(self.place.host))
         who = f"user {credentials.username!r:.50}" if credentials.username else "the identity token"
@@ -321,7 +331,7 @@ class RegistryEndpoint:
     def _without_secrets(self, text: str) -> str:
         """A server may say back to us what we said to it."""
         secrets = [self._tokens.current() or "", self._basic.removeprefix("Basic ")]
-        for credentials in self._found:
+        for credentials in (*self._found, *self._of_token_server):
             if credentials is not None:
                 secrets += [credentials.password, credentials.identity_token]
         for secret in secrets:

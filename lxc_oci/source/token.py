@@ -3,6 +3,8 @@
 
 A challenge is a stranger's word.  It may send us to another host, as Docker Hub does, but never over plain
 HTTP and never to an internal address, and what comes back is used for the registry that asked and nothing else.
+A login goes to the registry's own host and to those of its own domain; elsewhere we are nobody, or who the user's auth
+files say that we are there.
 """
 
 import threading
@@ -26,6 +28,8 @@ _DEFAULT_LIFE = 60  # seconds, what the specification says where expires_in is m
 _LONGEST_LIFE = 3600
 _MARGIN = 5  # a token this close to its end is not sent
 
+_SISTERS = {"scw.cloud": "scaleway.com"}  # domains of one owner: of registries, and of their token servers
+
 # (method, url, headers, body): one exchange that follows redirects of GET and waits for busy servers.
 Ask = Callable[[str, Url, Mapping[str, str], bytes | None], Response]
 
@@ -41,9 +45,19 @@ class Token:
 class Tokens:
     """The tokens of one registry for one repository's scope."""
 
-    def __init__(self, scope: str, credentials: Callable[[], Credentials | None], ask: Ask, limits: Limits) -> None:
+    def __init__(
+        self,
+        scope: str,
+        credentials: Callable[[], Credentials | None],
+        credentials_of: Callable[[str], Credentials | None],
+        ask: Ask,
+        limits: Limits,
+    ) -> None:
+        """`credentials` are the registry's, `credentials_of` those that the user has for a host of another domain."""
         self._scope = scope  # several are separated by spaces
         self._credentials = credentials
+        self._credentials_of = credentials_of
+        self.withheld: AccessError | None = None  # what to say when it did not work without the login
         self._ask = ask
         self._limits = limits
         self._token: Token | None = None
@@ -65,11 +79,24 @@ class Tokens:
             if current is not None and current != refused:
                 return current
             realm = check_realm(parameters.get("realm", ""), registry, insecure)
-            self._token = self._request(realm, parameters.get("service", ""))
+            self._token = self._request(realm, parameters.get("service", ""), self._credentials_for(realm, registry))
             return self._token.text
 
-    def _request(self, realm: Url, service: str) -> Token:
+    def _credentials_for(self, realm: Url, registry: Url) -> Credentials | None:
+        """Return the credentials that the token server may have."""
+        self.withheld = None
         credentials = self._credentials()
+        if credentials is None or may_know(realm.host, registry.host):
+            return credentials
+        found = self._credentials_of(realm.authority)
+        if found is None:
+            self.withheld = AccessError(
+                f"{registry.authority} wants its login to be sent to {realm.authority}, which is of another domain",
+                f"if {realm.authority} may have it, add an entry for {realm.authority} to the auth file (--authfile)",
+            )
+        return found
+
+    def _request(self, realm: Url, service: str, credentials: Credentials | None) -> Token:
         fields = {"service": service} if service else {}
         fields["scope"] = self._scope
         headers = {"Accept": "application/json"}
@@ -101,12 +128,23 @@ class Tokens:
 
     def _failure(self, response: Response, credentials: Credentials | None) -> OciError:
         host = response.url.authority
+        if response.status in (400, 401, 403, 404) and self.withheld is not None:
+            return self.withheld
         if response.status in (400, 401, 403, 404) and credentials is not None:
             who = f"the user {credentials.username!r:.50}" if credentials.username else "the identity token"
             return AccessError(f"{host} does not accept {who}", "log in again: podman login, skopeo login")
         if response.status in (401, 403):
             return AccessError(f"{host} gives no token without a login", "podman login or skopeo login, or --authfile")
         return UnavailableError(f"{host} answers with status {response.status} instead of a token")
+
+
+def _domain(host: str) -> str:
+    return ".".join(host.split(".")[-2:])
+
+
+def may_know(realm: str, registry: str) -> bool:
+    """Tell whether the host `realm` may have the login for `registry`, which names it as its token server."""
+    return realm == registry or urls.share_parent(realm, registry) or _SISTERS.get(_domain(registry)) == _domain(realm)
 
 
 def check_realm(realm: str, registry: Url, insecure: bool) -> Url:

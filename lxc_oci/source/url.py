@@ -13,8 +13,11 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from lxc_oci.errors import RefusedError
 
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # a gateway takes it for the IPv4 address at its end (RFC 6052)
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253})\Z")
+# Below a country's domain, the registries of names.
+_SECOND_LEVEL = frozenset({"ac", "co", "com", "edu", "go", "gov", "ne", "net", "or", "org"})
 # What may stand in a path or query as it is; "%" because it is escaped already.
 _SAFE = "!$%&'()*+,/:;=?@[]~-._"
 
@@ -49,7 +52,11 @@ class Url:
 
     def join(self, location: str) -> "Url":
         """Return the URL that a Location header or a relative reference names.  Raises RefusedError."""
-        return parse(urljoin(str(self), location.strip()))
+        try:
+            joined = urljoin(str(self), location.strip())
+        except ValueError as error:  # brackets, or letters that IDNA takes for others
+            raise RefusedError(f"{location.partition('?')[0]!r:.200} is not a URL: {error}") from None
+        return parse(joined)
 
 
 def parse(text: str) -> Url:
@@ -85,7 +92,7 @@ def split_host(text: str, what: str) -> tuple[str, int | None]:
 def address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Return the IP address that `host` spells, None for a name.
 
-    `2852039166` and `0xA9.254.43518` are addresses too, to a resolver.
+    `2852039166` and `0xA9.254.43518` are addresses too, to a resolver.  What leads to an IPv4 address is that one.
     """
     try:
         found = ipaddress.ip_address(host)
@@ -94,8 +101,10 @@ def address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
             return ipaddress.IPv4Address(socket.inet_aton(host))
         except OSError:
             return None
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        return found.ipv4_mapped
+    if isinstance(found, ipaddress.IPv6Address):
+        if found in _NAT64:
+            return ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        return found.ipv4_mapped or found.sixtofour or found
     return found
 
 
@@ -103,6 +112,16 @@ def is_internal(host: str) -> bool:
     """Tell whether `host` is an address literal that a stranger has no business to send us to."""
     found = address(host)
     return found is not None and (not found.is_global or found.is_multicast)
+
+
+def share_parent(one: str, other: str) -> bool:
+    """Tell whether two host names are of one domain, which somebody has registered: `registry.example.com` and
+    `auth.example.com`, but not two below `co.uk`, nor addresses, nor names without a dot."""
+    if address(one) is not None or address(other) is not None:
+        return False
+    first, second = (host.rstrip(".").split(".") for host in (one, other))
+    count = 3 if len(first) > 2 and len(first[-1]) == 2 and first[-2] in _SECOND_LEVEL else 2
+    return len(first) >= count and first[-count:] == second[-count:]
 
 
 def _is_ipv6(host: str) -> bool:

@@ -30,6 +30,7 @@ from lxc_oci.image.manifest import Descriptor
 from lxc_oci.image.platform import parse as parse_platform
 from lxc_oci.source import source as sources
 from lxc_oci.source.open import SourceOptions
+from lxc_oci.source.token import may_know
 from lxc_oci.store import blobs
 from lxc_oci.store.home import Store, open_store
 from tests.support import image as images
@@ -349,6 +350,14 @@ def test_p09_redirect_elsewhere_is_refused(secure: FaultRegistry, where: str) ->
         assert plain.connections == 0
 
 
+@pytest.mark.parametrize("location", ["https://[::1/x", "//[x]/", "https://a\u2100b/", "//[::1", "https://x:y/"])
+def test_p09_redirect_to_what_is_no_url_is_refused(registry: FaultRegistry, location: str) -> None:
+    raw = location.encode().decode("latin-1")
+    registry.faults.append(always("/manifests/", lambda request: Answer(302, {"Location": raw})))
+    with pytest.raises(RefusedError):
+        pull(url(registry), insecure=True)
+
+
 def test_p09_redirects_have_an_end(registry: FaultRegistry) -> None:
     registry.faults.append(
         lambda request: Answer(302, {"Location": f"/loop{request.total}"}) if "1" in request.target[-3:] else None
@@ -371,6 +380,9 @@ def test_p09_redirects_have_an_end(registry: FaultRegistry) -> None:
         "https://169。254。169。254/token",
         "https://127.0.0.2:{port}/token",
         "https://10.0.0.1/token",
+        "https://[64:ff9b::a9fe:a9fe]/token",
+        "https://[64:ff9b::10.0.0.1]/token",
+        "https://[2002:a9fe:a9fe::]/token",
         "https://user:pass@127.0.0.1:{port}/token",
         "file:///etc/passwd",
         "gopher://127.0.0.1/",
@@ -387,6 +399,57 @@ def test_p10_realm_that_steals_is_refused(secure: FaultRegistry, home: Path, rea
             pull(url(secure))
         assert other.connections == 0
     assert all("Basic" not in request.authorization for request in secure.requests)
+
+
+@pytest.mark.parametrize("entry", [{"auth": "bWU6c2VjcmV0"}, {"identitytoken": "refresh-me"}], ids=["user", "token"])
+def test_p10_a_login_stays_with_the_domain_of_its_registry(registry: FaultRegistry, home: Path, entry: Any) -> None:
+    """Who answers for an insecure registry, or has a realm of its own to name, could have it sent anywhere."""
+    auth = home / ".config/containers/auth.json"
+    with FaultRegistry(name="localhost") as other:
+        registry.bearer, registry.realm, registry.tokens = True, other.realm, other.tokens
+        auth.write_text(json.dumps({"auths": {registry.host: entry}}))
+        assert pull(url(registry), insecure=True).layers == [PAYLOAD.blob], "as nobody, who may"
+        other.login = {"us": "ours"}
+        with pytest.raises(AccessError, match=f"wants its login to be sent to {other.host}") as caught:
+            pull(url(registry), insecure=True)
+        assert "--authfile" in caught.value.hint and other.host in caught.value.hint
+        assert {request.method for request in other.requests} == {"GET"}
+        assert not any(request.authorization or "secret" in request.target for request in other.requests)
+        # A token for nobody may be worth nothing, which only the registry tells.
+        other.login = {}
+        registry.tokens = {}
+        with pytest.raises(AccessError, match="wants its login to be sent to"):
+            pull(url(registry), insecure=True)
+        registry.tokens = other.tokens
+        # What the user has for the other host is meant for it.
+        other.login = {"us": "ours"}
+        theirs = {"auth": base64.b64encode(b"us:ours").decode()}
+        auth.write_text(json.dumps({"auths": {registry.host: entry, other.host: theirs}}))
+        assert pull(url(registry), insecure=True).layers == [PAYLOAD.blob]
+
+
+@pytest.mark.parametrize(
+    "realm, registry, may",
+    [
+        ("auth.docker.io", "registry-1.docker.io", True),
+        ("gitlab.com", "registry.gitlab.com", True),
+        ("api.scaleway.com", "rg.fr-par.scw.cloud", True),
+        ("ghcr.io", "ghcr.io", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("localhost", "localhost", True),
+        ("a.example.co.uk", "b.example.co.uk", True),
+        ("evil.co.uk", "registry.co.uk", False),
+        ("a.evil.co.uk", "b.example.co.uk", False),
+        ("docker.io.evil.com", "registry-1.docker.io", False),
+        ("evildocker.io", "docker.io", False),
+        ("localhost", "127.0.0.1", False),
+        ("1.0.0.1", "2.0.0.1", False),
+        ("com", "com.", False),
+        ("io", "ghcr.io", False),
+    ],
+)
+def test_p10_hosts_of_one_domain(realm: str, registry: str, may: bool) -> None:
+    assert may_know(realm, registry) is may
 
 
 def test_p10_name_of_the_metadata_service_is_refused(secure: FaultRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
