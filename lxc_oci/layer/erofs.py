@@ -17,6 +17,7 @@ from lxc_oci.errors import RefusedError
 from lxc_oci.kernel import syscalls
 from lxc_oci.layer import entry as kinds
 from lxc_oci.layer.entry import Entry
+from lxc_oci.layer.tarfields import clamped_ns
 from lxc_oci.layer.unpack import Unpacker
 from lxc_oci.limits import Limits
 
@@ -114,7 +115,7 @@ class _Walk:
             stat.S_IMODE(status.st_mode),
             status.st_uid,
             status.st_gid,
-            status.st_mtime_ns,
+            clamped_ns(status.st_mtime_ns),
             status.st_size if kind == kinds.FILE else 0,
             os.fsencode(link),
             (os.major(status.st_rdev), os.minor(status.st_rdev)),

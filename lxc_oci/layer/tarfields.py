@@ -75,6 +75,11 @@ def clamped(seconds: int) -> int:
     return min(max(seconds, _EARLIEST), _LATEST)
 
 
+def clamped_ns(nanoseconds: int) -> int:
+    """Return `nanoseconds` moved into the same years."""
+    return min(max(nanoseconds, _EARLIEST * 1_000_000_000), _LATEST * 1_000_000_000)
+
+
 def checksum_matches(header: bytes) -> bool:
     """Return whether the header's checksum is right, as unsigned bytes or, as some historic programs, signed ones."""
     match = _OCTAL(header[148:156])

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from lxc_oci.errors import RefusedError
+from lxc_oci.kernel.root import Root
 from lxc_oci.layer import erofs
+from lxc_oci.layer.record import RecordWriter
+from lxc_oci.layer.unpack import Unpacker
 from lxc_oci.limits import Limits
 from tests.support import need
 
@@ -53,6 +56,27 @@ def test_an_image_without_attributes_has_none(tmp_path: Path) -> None:
     made = tmp_path / "image"
     subprocess.run([need.program("mkfs.erofs"), made, tmp_path / "tree"], check=True, capture_output=True)
     assert list(erofs.opaque_directories(str(made), Limits())) == []
+
+
+def test_u53_times_are_clamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inode has 64 bits of seconds; a record has 64 of nanoseconds."""
+    monkeypatch.setattr(erofs, "opaque_directories", lambda image, limits: iter(()))
+    mounted = Path("/dev/shm") / f"oci-py-test-{os.getpid()}"  # tmpfs has such times, ext4 has not
+    mounted.mkdir()
+    try:
+        (mounted / "late").write_text("x")
+        os.utime(mounted / "late", (0, 2**34))
+        (tmp_path / "rootfs").mkdir()
+        with (
+            Root.at(str(tmp_path / "rootfs")) as root,
+            (tmp_path / "record").open("wb") as file,
+            Unpacker(root, Limits(), print, record=RecordWriter(file), overlay_whiteouts=True) as unpacker,
+        ):
+            erofs.apply_layer(unpacker, str(mounted), "image", "layer 1", Limits())
+    finally:
+        (mounted / "late").unlink()
+        mounted.rmdir()
+    assert (tmp_path / "rootfs/late").stat().st_mtime > 2**33
 
 
 @pytest.mark.parametrize("content", [b"", bytes(1024), bytes(8192), b"hsqs" + bytes(8192)])
