@@ -146,8 +146,9 @@ def image_of(container: Container, number: int, limits: Limits) -> Image:
     facts = provenance.read(container.directory, number)
     assert facts is not None
     manifest, config = provenance.documents(container.directory, number)
-    wanted = platforms.parse(facts.platform) if facts.platform else None
-    return resolve_manifest(manifest, config, wanted, limits, lambda _: None, digest=facts.digest)
+    return resolve_manifest(
+        manifest, config, platforms.recorded(facts.platform), limits, lambda _: None, digest=facts.digest
+    )
 
 
 def platform_of(facts: Provenance) -> Platform | None:

@@ -67,6 +67,11 @@ def host() -> Platform:
     return normal("linux", architecture, variant)
 
 
+def recorded(text: str) -> Platform | None:
+    """Return the platform of an image as str() wrote it; None for that of an image without an architecture."""
+    return parse(text) if "/" in text else None
+
+
 def parse(text: str) -> Platform:
     """Parse `OS/ARCH[/VARIANT]`.  Raises UsageError."""
     parts = text.split("/")

@@ -8,11 +8,12 @@ import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lxc_oci import log
+from lxc_oci import existing, log
 from lxc_oci.errors import AccessError, OciError, RefusedError, UnsupportedError, UsageError
 from lxc_oci.image import mediatype, platform, reference
 from lxc_oci.image.digest import Digest
@@ -262,6 +263,19 @@ def test_p07_the_first_match_wins(tmp_path: Path) -> None:
     first, second = (image.Image([LAYER], {"User": name}) for name in ("first", "second"))
     found = attempt(tmp_path, image.Index([image.Image([LAYER], {}, "linux/arm64"), first, second]))
     assert found.image.config.user == "first"
+
+
+def test_p07_an_image_that_says_little_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit, rollback and convert read what create has recorded: `linux` is no platform that a user could write."""
+    made = image.Image([LAYER], {}, document={"os": "linux", "architecture": None})
+    found = attempt(tmp_path, made).image
+    facts = SimpleNamespace(platform=str(found.config.platform), digest=found.digest)
+    monkeypatch.setattr(existing.provenance, "read", lambda directory, number: facts)
+    documents = found.raw_manifest, found.raw_config
+    monkeypatch.setattr(existing.provenance, "documents", lambda directory, number: documents)
+    container: Any = SimpleNamespace(directory="/nowhere")
+    assert facts.platform == "linux"
+    assert existing.image_of(container, 0, Limits()).digest == found.digest
 
 
 def test_p07_an_index_that_lies_about_a_platform(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from lxc_oci.errors import UsageError
 from lxc_oci.image import platform
-from lxc_oci.image.platform import parse
+from lxc_oci.image.platform import Platform, parse
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,13 @@ def test_what_is_no_platform(text: str) -> None:
 )
 def test_alternatives_best_first(wanted: str, order: list[str]) -> None:
     assert [str(item) for item in parse(wanted).alternatives()] == order
+
+
+def test_what_str_wrote_is_read_again() -> None:
+    for one in (Platform("linux", "amd64"), Platform("linux", "arm", "v7")):
+        assert platform.recorded(str(one)) == one
+    for without in (Platform("linux", ""), Platform("", "")):  # an image need not say what it is for
+        assert platform.recorded(str(without)) is None
 
 
 def test_runs() -> None:
