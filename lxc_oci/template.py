@@ -11,13 +11,14 @@ import select
 import sys
 
 from lxc_oci import limits as limit
-from lxc_oci.container import lxcconfig, overrides
+from lxc_oci.container import environment, guest, lxcconfig, overrides, paths
+from lxc_oci.container.lxcconfig import Line
 from lxc_oci.container.overrides import Overrides
 from lxc_oci.create import Request, create
 from lxc_oci.errors import RefusedError, UsageError
 from lxc_oci.image import platform as platforms
 from lxc_oci.kernel import durable, userns
-from lxc_oci.kernel.root import remove_tree
+from lxc_oci.kernel.root import Root, remove_tree
 from lxc_oci.limits import Limits
 from lxc_oci.log import Level, Log
 from lxc_oci.options import read_password
@@ -138,31 +139,59 @@ def _confined(request: Request, limits: Limits, log: Log) -> bytes:
 
 
 _HOOK = re.compile(r"/usr/share/lxc/hooks/oci-py-[a-z]+\Z")
+_FIXED = {"lxc.mount.auto": guest.AUTOMATIC_MOUNTS, "lxc.console.size": "4MB", "lxc.console.rotate": "1"}
+_NEVER = ("lxc.rootfs.path", "lxc.rootfs.options", "lxc.mount.fstab", "lxc.console.buffer.size")
+# What a create mounts: (type, options).
+_OF_USER = re.compile(r"none rbind(,ro,nosuid,nodev)?\Z")
+_OF_CONTAINER = re.compile(r"none bind(,ro,nosuid,nodev,create=dir)?\Z")
+_IN_MEMORY = re.compile(r"tmpfs nosuid,nodev,mode=1777(,create=dir)?(,size=[0-9]+[kmgKMG%]?)?\Z")
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def _check_answer(text: bytes, request: Request) -> None:
     """Refuse lines that no create writes: they come from a process that has read the image."""
-    lines = lxcconfig.parse(text)
-    sources = {volume.host for volume in request.overrides.volumes}
-    for line in lines:
+    host = guest.host_facts(request.directory, request.name, request.configuration, confined=True)
+    for line in lxcconfig.parse(text):
         lxcconfig.render(line)
-        if line.key.startswith("lxc.hook.") or line.key.endswith(".script.down"):
-            right = bool(_HOOK.match(line.value))
-        elif line.key == "lxc.include":
-            right = os.path.dirname(line.value) == "/usr/share/lxc/config"
-        elif line.key == "lxc.mount.entry":
-            source = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.value.partition(" ")[0])
-            # LXC follows links in a source, as the host's root.
-            inside = os.path.realpath(source).startswith(os.path.realpath(request.directory) + "/")
-            right = inside or source in sources or source in ("none", "tmpfs")
-        elif line.key == "lxc.console.logfile":
-            right = os.path.dirname(line.value) == request.directory and not os.path.lexists(line.value)
-        elif line.key.startswith("lxc.environment"):
-            right = "=" in line.value  # a name alone imports the host's variable
-        else:
-            right = line.key not in ("lxc.rootfs.path", "lxc.mount.fstab")
-        if not right:
+        if not _is_of_a_create(line, request, host):
             raise RefusedError(f"the confined part of the create answered with {line.key} = {line.value!r:.100}")
+
+
+def _is_of_a_create(line: Line, request: Request, host: guest.HostFacts) -> bool:
+    key, value = line
+    if key.startswith("lxc.hook.") or key.endswith(".script.down"):
+        return bool(_HOOK.match(value))
+    if key == "lxc.include":
+        return os.path.dirname(value) == guest.SHARE
+    if key == "lxc.mount.entry":
+        return _is_mount_of_a_create(value, request)
+    if key == "lxc.console.logfile":
+        return os.path.dirname(value) == request.directory and not os.path.lexists(value)
+    if key == "lxc.environment":
+        name, equals, content = value.partition("=")  # a name alone imports the host's variable
+        return bool(equals) and environment.harmless(name, content, host.paths)
+    if key == "lxc.environment.runtime":
+        return "=" in value and host.lxc_major >= environment.RUNTIME_KEY_SINCE
+    if key == "lxc.init.cwd":  # which LXC enters with descriptors of the host open
+        with Root.at(request.rootfs) as root:
+            return paths.real(root, paths.plain(value, key), key) == value
+    return key not in _NEVER and value == _FIXED.get(key, value)
+
+
+def _is_mount_of_a_create(entry: str, request: Request) -> bool:
+    words = [_OCTAL.sub(lambda match: chr(int(match[1], 8)), word) for word in entry.split(" ")]
+    if len(words) != 6 or words[4:] != ["0", "0"]:
+        return False
+    source, target, form = words[0], words[1].split("/"), " ".join(words[2:4])
+    if not words[1] or {"", ".", ".."} & set(target) or (target[0] in ("proc", "sys", "dev") and words[1] != "dev/shm"):
+        return False
+    if source == "tmpfs":
+        return bool(_IN_MEMORY.match(form))
+    if source in {volume.host for volume in request.overrides.volumes}:
+        return bool(_OF_USER.match(form))
+    # LXC follows links in a source, as the host's root.
+    inside = os.path.realpath(source).startswith(os.path.realpath(request.directory) + "/")
+    return inside and bool(_OF_CONTAINER.match(form))
 
 
 def _append(directory: str, block: bytes, arguments: argparse.Namespace) -> None:

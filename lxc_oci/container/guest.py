@@ -37,6 +37,7 @@ from lxc_oci.limits import Limits
 
 SHARE = "/usr/share/lxc/config"
 GUEST_DIRECTORY = generation.guest_directory(generation.FIRST)
+AUTOMATIC_MOUNTS = "proc:mixed sys:mixed cgroup:mixed"
 MOUNT_POINT = ".oci-py"
 WRAPPER = f"/{MOUNT_POINT}/init"
 CONSOLE_LOG = "console.log"
@@ -237,7 +238,7 @@ def _make_mount_point(root: Root) -> None:
 
 def _base_lines(host: HostFacts, hostname: str) -> tuple[Line, ...]:
     """Return what upstream's template writes too: the includes carry capabilities, seccomp, devices and hooks."""
-    lines = [Line("lxc.mount.auto", "proc:mixed sys:mixed cgroup:mixed")]
+    lines = [Line("lxc.mount.auto", AUTOMATIC_MOUNTS)]
     names = ["common.conf", *(["userns.conf"] if host.idmap else []), "oci.common.conf"]
     for name in names:
         path = os.path.join(host.share, name)

@@ -254,6 +254,19 @@ BAD_ANSWERS = {
     "an fstab": "lxc.mount.fstab = {directory}/fstab",
     "a key that is not ours": "lxc.apparmor.profile = unconfined",
     "a variable of the host": "lxc.environment = AWS_SECRET_ACCESS_KEY",
+    "a variable for hooks": "lxc.environment = LD_PRELOAD={directory}/rootfs/x.so",
+    "a file for hooks": "lxc.environment = ANYTHING={directory}/rootfs/x",
+    "a writable /proc": "lxc.mount.auto = proc:rw sys:rw cgroup:rw",
+    "a descriptor as directory": "lxc.init.cwd = /proc/self/fd/8",
+    "a link to a descriptor as directory": "lxc.init.cwd = /to-fd",
+    "above the root as directory": "lxc.init.cwd = /../..",
+    "memory outside": "lxc.mount.entry = tmpfs ../.. tmpfs nosuid,nodev,mode=1777 0 0",
+    "memory over /proc": "lxc.mount.entry = tmpfs proc tmpfs nosuid,nodev,mode=1777 0 0",
+    "an overlay of the host": "lxc.mount.entry = tmpfs x overlay lowerdir=/,upperdir=/x,workdir=/y 0 0",
+    "securityfs": "lxc.mount.entry = none sys/kernel/security securityfs rw 0 0",
+    "options of another kind": "lxc.mount.entry = {directory}/oci-py x none bind,optional,create=file 0 0",
+    "options of the root": "lxc.rootfs.options = userxattr",
+    "a large log": "lxc.console.size = 4GB",
 }  # fmt: skip
 
 
@@ -263,6 +276,7 @@ def test_c07_the_confined_process_is_not_believed(tmp_path: Path, line: str) -> 
     directory = tmp_path / "c"
     (directory / "rootfs").mkdir(parents=True)
     (directory / "link").symlink_to("/")
+    (directory / "rootfs/to-fd").symlink_to("/proc/self/fd/8")
     (directory / "log").symlink_to("/etc/passwd")
     with pytest.raises(RefusedError):
         template._check_answer(f"{line}\n".format(directory=directory).encode(), request(directory, "/srv"))
@@ -271,13 +285,18 @@ def test_c07_the_confined_process_is_not_believed(tmp_path: Path, line: str) -> 
 def test_c07_what_creates_write_is_believed(tmp_path: Path) -> None:
     directory = tmp_path / "a b"
     (directory / "oci-py").mkdir(parents=True)
+    (directory / "rootfs/srv").mkdir(parents=True)
     quoted = str(directory).replace(" ", "\\040")
     lines = (
         "lxc.hook.clone = /usr/share/lxc/hooks/oci-py-clone",
         "lxc.include = /usr/share/lxc/config/common.conf",
-        f"lxc.mount.entry = {quoted}/oci-py/guest .oci-py none bind,ro 0 0",
+        f"lxc.mount.entry = {quoted}/oci-py/guest .oci-py none bind,ro,nosuid,nodev,create=dir 0 0",
         "lxc.mount.entry = /srv/data x none rbind 0 0",
-        "lxc.mount.entry = tmpfs dev/shm tmpfs nosuid 0 0",
+        f"lxc.mount.entry = {quoted}/oci-py/volume data none bind 0 0",
+        "lxc.mount.entry = tmpfs dev/shm tmpfs nosuid,nodev,mode=1777,create=dir,size=64m 0 0",
+        "lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed",
+        "lxc.init.cwd = /srv/a b",
+        "lxc.signal.halt = SIGTERM",
         f"lxc.console.logfile = {directory}/console.log",
         "lxc.environment = A=b",
     )
