@@ -35,6 +35,7 @@ ROOT_INODE = 1
 MIB = 1024 * 1024
 CHUNK_BYTES = 16 * MIB  # puzzlefs cuts chunks at 256 KiB; one is held in memory whole
 SMALL = 1 << 16  # a file's data up to this size comes in one piece
+_DECODED = 64  # bytes of chunks for a byte of files
 CACHE_BYTES = 4 * CHUNK_BYTES  # small files share chunks, and the walk is in the order in which they were packed
 
 _NAME_BYTES = 255  # NAME_MAX
@@ -357,6 +358,9 @@ class _Chunks:
         self._fetched += len(blob)
         if compressed:
             blob = self._decompress(path, digest, blob)
+        # A byte here and a byte there of more chunks than are kept would have each of them decoded again and again.
+        if self._decoded > max(self._limits.ratio_floor_bytes, _DECODED * self._written):
+            raise _refusal(path, f"makes more than {_DECODED} bytes of chunks be read for a byte of files")
         self._decoded += len(blob)
         if self._decoded > self._limits.layer_bytes:
             raise _refusal(path, f"makes more than {self._limits.layer_bytes} bytes of chunks be read")

@@ -23,12 +23,13 @@ from lxc_oci.container.overrides import Overrides
 from lxc_oci.errors import RefusedError
 from lxc_oci.image import reference
 from lxc_oci.kernel.root import Root
-from lxc_oci.layer import erofs
+from lxc_oci.layer import erofs, puzzlefs
 from lxc_oci.limits import Limits
 from lxc_oci.log import Level, Log
 from lxc_oci.source import dockerarchive, tarindex
 from tests.hostile.conftest import Peak
 from tests.support import image as images
+from tests.support import puzzlefs_image
 from tests.support.guestbox import Box, image_config, make_rootfs
 from tests.support.tarmaker import archive, character, directory, entry, file, read, symlink, unpack
 
@@ -272,6 +273,19 @@ def test_p05_a_compressed_member_is_hashed_once(tmp_path: Path, monkeypatch: pyt
     finally:
         found.close()
     assert len(hashed) < 10, "the member, and the documents"
+
+
+def test_u49_chunks_of_puzzlefs_that_take_turns() -> None:
+    """Five chunks are one more than are kept, and each byte of a file would have one of them decoded again."""
+    made = puzzlefs_image.Image()
+    pieces = [made.chunk(bytes([number]) * puzzlefs.CHUNK_BYTES, 1, compressed=True) for number in range(5)] * 200
+    inodes = [
+        puzzlefs_image.inode(1, "directory", puzzlefs_image.directory({b"f": 2})),
+        puzzlefs_image.inode(2, "file", pieces),
+    ]
+    manifest = made.manifest(puzzlefs_image.message(puzzlefs_image.rootfs([inodes])))
+    with quick(), pytest.raises(RefusedError, match="bytes of chunks be read"):
+        list(puzzlefs.entries(manifest, made.open, Limits(), print))
 
 
 def test_u49_directories_of_erofs_that_share_their_data(tmp_path: Path) -> None:
