@@ -3,8 +3,9 @@
 
 import json
 import os
+import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ Recorder = Callable[[str], Path]
 
 
 @pytest.fixture
-def recorder(root_host: Host) -> Recorder:
+def recorder(root_host: Host) -> Iterator[Recorder]:
     """Make helpers that record how they are called, then do what a shell script says."""
 
     def make(body: str) -> Path:
@@ -90,7 +91,9 @@ def recorder(root_host: Host) -> Recorder:
         path.chmod(0o755)
         return path
 
-    return make
+    yield make
+    for notes in Path("/run/atomfs/meta").glob(f"*/*-{root_host.directory.name}-*"):
+        shutil.rmtree(notes)
 
 
 def calls(host: Host) -> list[list[str]]:
@@ -98,12 +101,17 @@ def calls(host: Host) -> list[list[str]]:
     return [call.splitlines() for call in text.split("--\n") if call]
 
 
-# A helper as atomfs is, in a shell: the lowers by the kernel, UPPER/persist above.
+# A helper as atomfs is, in a shell: the lowers by the kernel, UPPER/persist above; it takes notes of each mount by the
+# number of its namespace, which the next one may have, and mounts nothing where it finds some.
 GOOD = """
+eval target=\\$$#
+notes=/run/atomfs/meta/$(readlink /proc/self/ns/mnt | tr -dc 0-9)/$(echo "${target#/}" | tr / -)
 case $1 in
 mount)
     [ "$2" = --persist ] || exit 9
-    upper=$3 layout=${4%:*} target=$5
+    [ ! -e "$notes" ] || { echo "$notes exists" >&2; exit 8; }
+    mkdir -p "$notes/mounts"
+    upper=$3 layout=${4%:*}
     mkdir -p "$upper/persist" "$upper/work"
     lower=
     for digest in $(sed 's/"layers"/\\n&/' "$layout"/blobs/sha256/MANIFEST | tail -n 1 |
@@ -116,6 +124,7 @@ mount)
     ;;
 umount)
     umount "$2"
+    rm -r "$notes"
     for lower in "${2%/rootfs}"/helper/lower/*; do umount "$lower"; done
     ;;
 esac

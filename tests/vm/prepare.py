@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What goes into a box before its tests run: our packages and the tests themselves."""
+"""What goes into a box before its tests run: our packages, the tests, and the real helper if it could be built."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tests.peers import build
 from tests.vm.box import PROJECT, Box
 
 # The environment of the tests in the box; CI=1: there, what a test needs and lacks is a failure.
@@ -31,4 +32,8 @@ def prepare(box: Box) -> None:
     """Install our packages and bring the tests in, for good: tests cut the power."""
     box.install(packages_for(box.release))
     box.install_suite()
+    atomfs = build.find("atomfs")
+    if atomfs is not None:
+        box.put("/usr/local/bin/atomfs", atomfs.read_bytes())
+        box.check("chmod 755 /usr/local/bin/atomfs")
     box.check("sync")
