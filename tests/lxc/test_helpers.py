@@ -381,7 +381,8 @@ def peer(name: str) -> Path:
     return found or need.missing(f"{name} is not built (make peers)")
 
 
-def test_real_atomfs(root_host: Host, blobs: tuple[Image, dict[Digest, str]]) -> None:
+@pytest.mark.parametrize("layer", [images.squashfs_layer, images.erofs_layer])
+def test_real_atomfs(root_host: Host, layer: Callable[..., images.Layer]) -> None:
     # This kernel may have no dm-verity; a wrapper adds the option that lets atomfs do without, as a user would.
     wrapper = root_host.directory / "atomfs"
     real = peer("atomfs")
@@ -390,7 +391,9 @@ def test_real_atomfs(root_host: Host, blobs: tuple[Image, dict[Digest, str]]) ->
         f'[ $verb = mount ] && exec {real} mount --allow-missing-verity "$@"\nexec {real} $verb "$@"\n'
     )
     wrapper.chmod(0o755)
-    path = create(root_host, wrapper, *blobs)
+    layers = [layer(*busybox()), layer(images.file("etc/two", "two\n"))]
+    made = images.Image(layers, {"Entrypoint": ["/bin/sh"]})
+    path = create(root_host, wrapper, *stored(made, root_host.directory))
     for content in (b"", b"mine\n"):
         root_host.start("one")
         assert root_host.attach("one", "/bin/cat", "/etc/two") == b"two\n"
