@@ -7,10 +7,8 @@ The other rows of the fault list are elsewhere:
     F06 to F11, F21  test_pull_threats.py
     F12 F13      tests/lxc/test_store_sharing.py, test_store_containers.py
     F14          tests/lxc/test_store_trees.py; a destroy while a hook runs is refused by LXC itself, which holds a lock
-    F15          tests/lxc/test_mount_hook.py, test_each_system_call_of_a_mount_may_fail
-    F16          tests/vm/host/test_power.py, test_container_is_started_after_a_reboot
-    F17          tests/lxc/test_mount_hook.py, test_an_image_with_500_layers_is_mounted; loop devices that run out are
-                 among the calls that test_each_system_call_of_a_mount_may_fail lets fail
+    F15 F17      tests/lxc/test_mount_hook.py; loop devices that run out are among the calls that fail there
+    F16          tests/vm/host/test_power.py
     F18 F19      tests/unit/test_store_home.py, test_health.py, tests/lxc/test_store_trees.py
     F20          here for output that is closed; signals are tests/lxc/test_interrupt.py
 """
@@ -33,6 +31,7 @@ from tests.support import image as images
 from tests.support.faultregistry import FaultRegistry
 from tests.support.host import Host
 from tests.support.image import END, padded, pax_block, pax_record, raw_header
+from tests.support.tarmaker import archive, file
 
 
 @pytest.fixture
@@ -113,9 +112,26 @@ def test_f04_an_error_of_the_disk_is_told_and_the_store_stays_sound(
     assert root_host.oci("verify").returncode == 0
 
 
+@pytest.mark.parametrize("storage", ["flat", "layered"])
+def test_f04_a_layer_that_cannot_be_read_is_told(root_host: Host, storage: str) -> None:
+    strace = need.program("strace")
+    trace = root_host.directory / "trace"
+    layout = root_host.directory / "image"
+    last = images.layer(images.file("large", os.urandom(1 << 20)))
+    images.write_layout(layout, {"latest": images.busybox_image({}, last)})
+    blob = layout / "blobs" / last.descriptor()["digest"].replace(":", "/")
+    inject = [strace, "-f", "-qq", "-o", str(trace), "-P", str(blob), "-e", "inject=read,pread64:error=EIO:when=2+"]
+    done = run(root_host, f"oci:{layout}:latest", "--storage", storage, before=inject)
+    assert "INJECTED" in trace.read_text()
+    assert done.returncode == 3
+    direct.check_message(done, "nput/output error")
+    done = run(root_host, f"oci:{layout}:latest", "--storage", storage)
+    assert done.returncode == 0, done.stderr
+
+
 @contextmanager
-def mounted(place: Path, options: str) -> Iterator[None]:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
+def mounted(place: Path, options: str, kind: str = "tmpfs") -> Iterator[None]:
+    subprocess.run(["mount", "-t", kind, "-o", options, "none", str(place)], check=True)
     try:
         yield
     finally:
@@ -143,6 +159,25 @@ def test_f05_a_rootfs_that_cannot_be_written_is_told(root_host: Host, url: str) 
     assert done.returncode
     direct.check_message(done, "ead-only")
     assert direct.leftovers(root_host, "one") == []
+
+
+def test_f05_attributes_that_the_file_system_has_not_are_told(root_host: Host) -> None:
+    """ramfs has none, and says nothing of its size either."""
+    layout = root_host.directory / "image"
+    attributed = images.layer(archive(file(b"attributed", b"x", xattrs={b"user.note": b"x"})))
+    images.write_layout(layout, {"latest": images.busybox_image({}, attributed)})
+    rootfs = root_host.directory / "elsewhere"
+    rootfs.mkdir()
+    direct.prepare(root_host, "one")
+    with mounted(rootfs, "mode=0755", "ramfs"):
+        command = direct.command(
+            root_host, "one", "--url", f"oci:{layout}:latest", "--storage", "flat", rootfs=str(rootfs)
+        )
+        done = root_host.run(*command, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (rootfs / "attributed").read_bytes() == b"x"
+    assert b"'user.note' of the image cannot be set here" in done.stderr
+    direct.discard(root_host, "one")
 
 
 def test_f05_a_command_that_needs_a_program_is_refused_where_none_may_run(root_host: Host) -> None:

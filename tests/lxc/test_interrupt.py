@@ -86,7 +86,7 @@ def create(host: Host, url: str, *options: str) -> "subprocess.Popen[bytes]":
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
 @pytest.mark.parametrize("storage", ["auto", "flat"])
-def test_a_signal_to_lxc_create_and_all_its_children(
+def test_f20_a_signal_to_lxc_create_and_all_its_children(
     any_host: Host, slow: Stalling, storage: str, number: signal.Signals
 ) -> None:
     process = create(any_host, slow.url, "--storage", storage)
@@ -118,7 +118,7 @@ def test_what_came_before_is_not_fetched_again(root_host: Host, slow: Stalling) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["INT", "TERM", "HUP"])
-def test_a_signal_to_the_template_alone(root_host: Host, slow: Stalling, number: signal.Signals) -> None:
+def test_f20_a_signal_to_the_template_alone(root_host: Host, slow: Stalling, number: signal.Signals) -> None:
     direct.prepare(root_host, "one")
     process = begin(root_host, *direct.command(root_host, "one", "--url", slow.url, "--insecure"))
     assert slow.stalled.wait(_WAIT)
@@ -149,7 +149,7 @@ def test_a_killed_create_is_cleared_by_the_next(root_host: Host, slow: Stalling)
 @pytest.mark.long
 @pytest.mark.parametrize("storage", ["auto", "flat"])
 @pytest.mark.parametrize("call", ["openat", "mkdir", "mkdirat", "rename,renameat,renameat2", "fsync", "mount", "write"])
-def test_a_signal_at_many_points(root_host: Host, busybox: str, call: str, storage: str) -> None:
+def test_f20_a_signal_at_many_points(root_host: Host, busybox: str, call: str, storage: str) -> None:
     strace = need.program("strace")
     for when in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610):
         direct.prepare(root_host, "one")

@@ -222,7 +222,7 @@ def test_an_unprivileged_container_runs_on_a_tree(user_host: Host, built: dict[s
     nothing_left(user_host)
 
 
-def test_an_image_with_500_layers_is_mounted(root_host: Host, built: dict[str, Path]) -> None:
+def test_f17_an_image_with_500_layers_is_mounted(root_host: Host, built: dict[str, Path]) -> None:
     many = []
     for number in range(499):
         layer = root_host.directory / f"layer{number}" / "layers"
@@ -595,7 +595,7 @@ def test_variables_that_are_not_lxcs_are_refused(
     nothing_left(root_host)
 
 
-def test_each_system_call_of_a_mount_may_fail(root_host: Host, built: dict[str, Path]) -> None:
+def test_f15_f17_each_system_call_of_a_mount_may_fail(root_host: Host, built: dict[str, Path]) -> None:
     need.program("strace")
     path = hooks.container(root_host, "one", hooks.layers(*lowers(built, "squashfs", root_host)))
     program = hooks.program(root_host.directory, "oci-py-mount")

@@ -15,7 +15,7 @@ DESTROY = "lxc-destroy -f -n {name}"
 MOMENTS = 15  # of a create, in each release
 
 
-def test_containers_start_after_a_reboot(box: Box, image: str, configuration: str) -> None:
+def test_f16_containers_start_after_a_reboot(box: Box, image: str, configuration: str) -> None:
     """Those that run when the machine goes down, and are to start with it: LXC's own and ours."""
     before = box.check(["cat", "/proc/sys/kernel/random/boot_id"])
     box.check(["lxc-create", "-n", "stock", "-f", configuration, "-t", f"{SUITE}/tests/vm/guest/lxc-tiny"])
