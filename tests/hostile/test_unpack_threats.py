@@ -25,7 +25,7 @@ import pytest
 from lxc_oci.errors import OciError, RefusedError
 from lxc_oci.kernel.root import Root
 from lxc_oci.layer import entry as kinds
-from lxc_oci.layer import puzzlefs
+from lxc_oci.layer import puzzlefs, squashfs
 from lxc_oci.layer.entry import Entry
 from lxc_oci.layer.inflate import decompress
 from lxc_oci.layer.pipeline import apply_image
@@ -900,6 +900,50 @@ def test_u48_names_like_options_are_names(tmp_path: Path) -> None:
     assert tree.names() == {os.fsdecode(name) for name in strange} - {"*", "-e"}
 
 
+# --- mounts of layers -------------------------------------------------------------------------------------------------
+
+_MOUNT = """
+import os, sys; from pathlib import Path
+from lxc_oci.limits import Limits; from lxc_oci.rootfs import overlay; from lxc_oci.store import mountplan
+place, hook = Path(sys.argv[1]), sys.argv[2]
+overlay.private_namespace()
+def show(target):
+    print(next(line for line in open("/proc/self/mountinfo") if target in line), end="")
+    print(sorted(os.listdir(target)))
+lower = mountplan.Lower(mountplan.SQUASHFS, str(place / "layer.squashfs"))
+(place / "one").mkdir()
+with mountplan.image_mounted(str(place / "one"), lower, Limits(), hook=hook) as target:
+    show(target)
+(place / "two/rootfs").mkdir(parents=True)
+mountplan.write(str(place / "two"), mountplan.Plan((lower, lower)))
+with mountplan.attached(str(place / "two"), Limits(), hook=hook) as target:
+    show(target)
+"""
+
+
+def test_u24_u28_u30_layers_are_mounted_without_devices_and_set_id_bits(tmp_path: Path) -> None:
+    """Nobody meets them there; a container sees them through its overlay, which nothing in a layer leads elsewhere."""
+    need.root()
+    tree = unpack(tmp_path, archive(file(b"suid", b"x", mode=0o4755), block(b"disk", 8, 0), file(b"redirected", b"x")))
+    command = [need.program("mksquashfs", "squashfs-tools"), str(tree.path), str(tmp_path / "layer.squashfs")]
+    subprocess.run([*command, "-quiet", "-no-progress"], check=True, capture_output=True)
+    checkout = Path(__file__).parents[2]
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", _MOUNT, str(tmp_path), str(checkout / "hooks/oci-py-mount")],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    layer, layer_names, container, container_names = done.stdout.splitlines()
+    assert layer_names == container_names == "['disk', 'redirected', 'suid']"
+    assert {"ro", "nosuid", "nodev"} <= set(layer.split(" - ")[0].split()[5].split(","))
+    options = set(container.split(" - ")[1].split()[2].split(","))
+    assert "redirect_dir=nofollow" in options
+    assert not {"index=on", "metacopy=on", "nfs_export=on", "redirect_dir=on"} & options  # what is off is not listed
+
+
 # --- other formats ----------------------------------------------------------------------------------------------------
 
 
@@ -917,6 +961,36 @@ def test_u49_a_damaged_puzzlefs_is_a_clean_error() -> None:
             puzzle(bytes(bad[: chance.randrange(len(bad))] if chance.random() < 0.3 else bad))
         except OciError:
             pass
+
+
+def test_u49_a_damaged_squashfs_is_a_clean_error(tmp_path: Path) -> None:
+    need.program("sqfs2tar", "squashfs-tools-ng")
+    (tmp_path / "tree/d").mkdir(parents=True)
+    for number in range(20):
+        (tmp_path / f"tree/d/{number}").write_bytes(b"%d" % number * 500)
+    good = tmp_path / "good"
+    command = [need.program("mksquashfs", "squashfs-tools"), str(tmp_path / "tree"), str(good)]
+    subprocess.run([*command, "-quiet", "-no-progress"], check=True, capture_output=True)
+    content, bad = good.read_bytes(), tmp_path / "bad"
+    chance = random.Random(49)
+    os.chmod(tmp_path, 0o755)
+    limits = LIMITS._replace(helper_timeout=10, helper_memory_bytes=1 << 30)
+    refusals = 0
+    for where in itertools.islice(each(tmp_path), 40):
+        raw = bytearray(content)
+        for _ in range(chance.randrange(1, 4)):
+            raw[chance.randrange(96 if chance.random() < 0.3 else len(raw))] = chance.randrange(256)
+        bad.write_bytes(raw[: chance.randrange(len(raw))] if chance.random() < 0.3 else raw)
+        tree = prepare(where)
+        tree.record.touch()
+        try:
+            with Root.at(str(tree.path)) as root, Unpacker(root, LIMITS, print, overlay_whiteouts=True) as unpacker:
+                squashfs.apply_layer(unpacker, str(bad), "layer 1", limits, lambda message: None)
+        except OciError as error:
+            refusals += 1
+            assert error.message.isprintable()
+        outside(tree)
+    assert refusals
 
 
 def puzzle(metadata: bytes) -> list[tuple[Entry, object]]:
