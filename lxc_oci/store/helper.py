@@ -20,11 +20,13 @@ from lxc_oci.image import mediatype
 from lxc_oci.image.config import Image
 from lxc_oci.image.digest import Digest
 from lxc_oci.image.manifest import Descriptor
-from lxc_oci.kernel import durable, run
+from lxc_oci.kernel import durable, run, userns
 from lxc_oci.kernel.root import remove_tree
 from lxc_oci.limits import Limits
 from lxc_oci.store import mountplan
 from lxc_oci.store.mountplan import HelperCall, Lower, Plan
+
+_OVERFLOW = 65534  # the owner of what has no id in a user namespace
 
 
 def resolve(command: str) -> str:
@@ -38,13 +40,29 @@ def resolve(command: str) -> str:
             f"the mount helper {command!r:.200} is not an executable program",
             "--mount-helper takes the name or the path of one program, without arguments",
         )
-    status = os.stat(path)
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    changeable = _changeable(os.path.realpath(path))
+    if changeable:
         raise UsageError(
             f"the mount helper {path} can be changed by other users, who would become this one at the next start",
-            f"chmod go-w {path}",
+            f"{changeable} must belong to root, and nobody else may write to it",
         )
     return path
+
+
+def _changeable(path: str) -> str:
+    """Return what of a program's path another user could change or replace: itself, or a directory above; else ""."""
+    owners = {0, os.geteuid()}
+    if not userns.current().initial:
+        owners.add(_OVERFLOW)  # the host's root
+    while True:
+        status = os.stat(path)
+        writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        sticky = status.st_mode & stat.S_ISVTX and stat.S_ISDIR(status.st_mode)  # there the owner alone replaces a file
+        if status.st_uid not in owners or (writable and not sticky):
+            return path
+        if path == "/":
+            return ""
+        path = os.path.dirname(path)
 
 
 def call(program: str, limits: Limits) -> HelperCall:

@@ -80,11 +80,11 @@ def _images(layouts: Path) -> dict[str, str]:
 
 
 def _puzzlefs_images(layouts: Path) -> dict[str, str]:
+    program = _puzzlefs()
     tree = layouts / "kinds-tree"
     tree.mkdir()
     plain = images.layer(*_base(), REPLACED).plain
     subprocess.run(["tar", "-C", tree, "-xp"], input=plain, check=True)
-    program = _puzzlefs()
     urls = {}
     for kind, options in (("puzzlefs", []), ("puzzlefs, compressed", ["-c"])):
         layout = layouts / kind.replace(", ", "-")

@@ -150,13 +150,28 @@ def test_a_helper_is_one_program(command: str) -> None:
 
 
 def test_a_helper_that_others_can_change_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "helper"
+    place = tmp_path / "place"
+    place.mkdir()
+    path = place / "helper"
     path.write_text("#!/bin/sh\n")
-    path.chmod(0o777)
-    with pytest.raises(UsageError, match="can be changed by other users"):
-        helper.resolve(str(path))
     path.chmod(0o755)
     assert helper.resolve(str(path)) == str(path)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    for changed, mode in ((path, 0o777), (path, 0o775), (place, 0o777), (place, 0o775)):
+        before = changed.stat().st_mode & 0o7777
+        changed.chmod(mode)
+        for named in (path, link):
+            with pytest.raises(UsageError, match="can be changed by other users") as caught:
+                helper.resolve(str(named))
+            assert caught.value.hint.startswith(str(changed))
+        changed.chmod(before)
+    place.chmod(0o1777)  # there nobody replaces a file of another
+    assert helper.resolve(str(path)) == str(path)
+    if os.geteuid() == 0:
+        os.chown(path, 1000, -1)
+        with pytest.raises(UsageError, match="can be changed by other users"):
+            helper.resolve(str(path))
 
 
 def test_a_failed_hook_is_reported_with_what_was_said_before(tmp_path: Path) -> None:
