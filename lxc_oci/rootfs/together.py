@@ -5,7 +5,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 _THREADS = 3  # as many layers as are read at once where they are unpacked
@@ -26,44 +27,47 @@ def together(
     It must call its second argument before each piece of what it does, which raises Stopped when nothing more is
     wanted: the first failure is raised here, after `give_up` was called with it to end the others' waiting.
     """
-    numbers = deque(range(count))
+    waiting = deque(range(count))
+    begun: list[int] = []
     answers: SimpleQueue[tuple[int, _T | BaseException]] = SimpleQueue()
     stop = threading.Event()
+    lock = threading.Lock()  # after it was held to stop, nothing is begun
 
     def check() -> None:
         if stop.is_set():
             raise Stopped
 
     def run() -> None:
-        while numbers and not stop.is_set():
-            try:
-                number = numbers.popleft()
-            except IndexError:
-                return
+        while True:
+            with lock:
+                if stop.is_set() or not waiting:
+                    return
+                number = waiting.popleft()
+                begun.append(number)
             try:
                 answers.put((number, work(number, check)))
             except BaseException as error:
                 answers.put((number, error))
 
-    # Daemons: one that waits for a server or for another process's lock must not keep the program from ending.
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(_THREADS, count))]
     results: dict[int, _T] = {}
+    answered = 0
     try:
-        for thread in threads:
-            thread.start()
+        for _ in range(min(_THREADS, count)):
+            # Daemons: one that waits for a server or for another process's lock must not keep the program from ending.
+            threading.Thread(target=run, daemon=True).start()
         while len(results) < count:
             number, answer = answers.get()
+            answered += 1
             if isinstance(answer, BaseException):
                 raise answer
             results[number] = answer
     except BaseException as failure:
-        stop.set()
+        with lock:
+            stop.set()
         give_up(failure)
         end = time.monotonic() + _END_SECONDS
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join(max(end - time.monotonic(), 0.0))
+        with suppress(Empty):
+            for _ in range(len(begun) - answered):
+                answers.get(timeout=max(end - time.monotonic(), 0.0))
         raise
-    for thread in threads:
-        thread.join()
     return [results[number] for number in range(count)]
