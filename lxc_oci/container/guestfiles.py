@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from lxc_oci.container import paths
 from lxc_oci.errors import OciError, RefusedError, UsageError
+from lxc_oci.kernel import run
 from lxc_oci.kernel.root import Root, remove_tree
 
 # RFC 1123 and the underscore that compose projects have in their names; the kernel takes 64 bytes.
@@ -141,8 +142,6 @@ def copy_directory(source: int, target: int, seconds: float = _COPY_TIME) -> Non
 
     Both are descriptors of directories that no one changes meanwhile; it may take so many `seconds`.  Raises OciError.
     """
-    from lxc_oci.kernel import run  # few creates need it, and all would wait for the import
-
     cp = run.require("cp", "coreutils")
     argv = [cp, "-a", "--reflink=auto", "--one-file-system", "-T", "--"]
     argv += [f"/proc/self/fd/{source}/.", f"/proc/self/fd/{target}/."]

@@ -6,6 +6,7 @@ import re
 import sys
 
 from lxc_oci.errors import UnsupportedError
+from lxc_oci.kernel import run
 
 # meson.build: liblxc's file name carries this number, which changes with every major version.
 _LIBRARY = re.compile(r"liblxc\.so\.1\.([0-9]+)\.[0-9]+\Z")
@@ -28,8 +29,6 @@ def major() -> int:
             match = None
         if match and int(match[1]) in _MAJOR_OF_LIBRARY:
             return _MAJOR_OF_LIBRARY[int(match[1])]
-    from lxc_oci.kernel import run
-
     program = run.require("lxc-start", "lxc")
     answer = run.run([program, "--version"], timeout=10)
     version = _VERSION.match(answer.output)

@@ -8,13 +8,15 @@ descriptors, a time limit, and death with us: a helper outlives nobody.
 import os
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from lxc_oci.errors import UnavailableError, UnsupportedError
+
+if TYPE_CHECKING:  # slow to import, and most creates start no program
+    import subprocess
 
 OUTPUT_BYTES = 16 * 1024 * 1024  # what `run` keeps of an output: documents, not data
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -71,6 +73,8 @@ def run(
     UnavailableError when the time is over or an output longer than OUTPUT_BYTES (the program's process group is
     killed) and UnsupportedError when it cannot be started.
     """
+    import subprocess
+
     name = _name(argv)
     end = time.monotonic() + timeout
     fd = _file_of(input) if isinstance(input, bytes) else subprocess.DEVNULL if input is None else input
@@ -95,7 +99,7 @@ def run(
         try:
             output, errors = _read_both(process, end)
             process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        except (TimeoutError, subprocess.TimeoutExpired):
             raise UnavailableError(f"{name} did not finish in {timeout:.0f} seconds") from None
         except _TooLong:
             raise UnavailableError(f"{name} printed more than {OUTPUT_BYTES >> 20} MiB, and was stopped") from None
@@ -119,7 +123,7 @@ def _file_of(data: bytes) -> int:
 
 
 def _read_both(process: "subprocess.Popen[bytes]", end: float) -> tuple[bytes, bytes]:
-    """Return both outputs, read to their ends.  Raises TimeoutExpired and _TooLong."""
+    """Return both outputs, read to their ends.  Raises TimeoutError and _TooLong."""
     assert process.stdout is not None and process.stderr is not None
     kept = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
     waiting = select.poll()
@@ -129,7 +133,7 @@ def _read_both(process: "subprocess.Popen[bytes]", end: float) -> tuple[bytes, b
     while open_ones:
         ready = waiting.poll(max(0.0, end - time.monotonic()) * 1000)
         if not ready:
-            raise subprocess.TimeoutExpired(process.args, 0)
+            raise TimeoutError
         for fd, _ in ready:
             data = os.read(fd, 1 << 16)
             kept[fd] += data
@@ -178,6 +182,8 @@ class Stream:
         memory: int | None = None,
         user: tuple[int, int] | None = None,
     ) -> None:
+        import subprocess
+
         self._name = _name(argv)
         self.ended = False  # the output was read to its end
         self._timeout = timeout
@@ -224,6 +230,8 @@ class Stream:
 
     def finish(self) -> Result:
         """Wait for the program, whose output was read to its end, and return how it ended (without the output)."""
+        import subprocess
+
         try:
             self._process.wait(max(0.0, self._end - time.monotonic()))
         except subprocess.TimeoutExpired:
