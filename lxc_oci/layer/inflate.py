@@ -261,7 +261,7 @@ class _Zstandard:
 
 def _zstd_decoder(limits: Limits) -> Callable[[], _Decoder]:
     try:
-        from compression import zstd  # type: ignore[import]  # Python 3.14
+        from compression import zstd  # Python 3.14
     except ImportError:
         raise UnsupportedError(
             "the image has layers compressed by zstd, and no decoder is installed", "apt install python3-zstandard"

@@ -57,9 +57,9 @@ class _Counted(io.FileIO):
         self._path = path
         self._on_bytes = on_bytes
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         try:
-            data = super().read(size)
+            data = super().read(-1 if size is None else size)
         except OSError as error:
             raise _unreadable(self._path, error) from error
         self._on_bytes(len(data))

@@ -87,7 +87,7 @@ def _zstd_reader(file: IO[bytes], what: str, limits: Limits) -> tuple[_Reader, t
         import zstandard
     except ImportError:
         try:
-            from compression import zstd  # type: ignore[import]  # Python 3.14
+            from compression import zstd  # Python 3.14
         except ImportError:
             raise UnsupportedError(f"{what} is compressed by zstd", "apt install python3-zstandard") from None
         options = {zstd.DecompressionParameter.window_log_max: limits.zstd_window_log}
