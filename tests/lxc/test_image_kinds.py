@@ -201,3 +201,42 @@ def test_p14_a_tree_is_not_shared_with_an_archive_of_the_same_bytes(
     assert len(list((root_host.store / "trees").iterdir())) == 1
     root_host.create("good", f"oci:{layout}:good", "--storage", "flat")
     assert (root_host.lxcpath / "good/rootfs/bin/busybox").exists()
+
+
+def _nothing_left(host: Host, name: str, said: bytes) -> None:
+    errors = [line for line in said.decode().splitlines() if line.startswith("lxc-oci-py: error: ")]
+    assert len(errors) == 1 and "internal error" not in errors[0] and b"Traceback" not in said, said.decode()
+    assert not (host.lxcpath / name).exists()
+    for table in ("/proc/self/mountinfo", "/proc/1/mountinfo"):
+        assert str(host.directory) not in Path(table).read_text()
+
+
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+@pytest.mark.parametrize("way", ["by itself", "--storage flat"])
+@pytest.mark.parametrize("kind", ["squashfs", "erofs"])
+def test_a_damaged_file_system_leaves_nothing(
+    root_host: Host, layouts: Path, urls: Callable[[str], str], kind: str, way: str, damage: str
+) -> None:
+    """The digests are right: it was made so."""
+    make = {"squashfs": images.squashfs_layer, "erofs": images.erofs_layer}[kind]
+    good = make(*_base())
+    blob = good.blob[: len(good.blob) // 2] if damage == "cut" else good.blob[:1152].ljust(len(good.blob), b"\0")
+    bad = images.Image([images.Layer(blob, good.media_type, images.digest(blob))], {"Entrypoint": ["/bin/sh"]})
+    layout = images.write_layout(layouts / f"{kind}-{damage}", {"bad": bad})
+    failed = root_host.create("bad", f"oci:{layout}:bad", *WAYS[way], check=False)
+    assert failed.returncode != 0
+    _nothing_left(root_host, "bad", failed.stderr + failed.stdout)
+    root_host.create("good", urls(kind), *WAYS[way])
+    assert _run(root_host, "good", kind) == f"upper\ngood\n{ROOT}"
+
+
+def test_without_loop_devices_an_image_can_be_unpacked(root_host: Host, urls: Callable[[str], str]) -> None:
+    root_host.prefix = ("unshare", "-m", "sh", "-c", 'mount --bind /dev/null /dev/loop-control && exec "$@"', "sh")
+    failed = root_host.create("one", urls("squashfs"), check=False)
+    assert failed.returncode != 0
+    said = failed.stderr + failed.stdout
+    assert b"cannot set up a loop device" in said and b"--no-kernel-mount or --storage flat" in said
+    _nothing_left(root_host, "one", said)
+    root_host.create("one", urls("squashfs"), "--no-kernel-mount")
+    root_host.prefix = ()
+    assert _run(root_host, "one", "squashfs") == f"upper\none\n{ROOT}"

@@ -709,6 +709,19 @@ def test_mount_and_umount_by_hand(root_host: Host, layout: Path, options: tuple[
     nothing_left(root_host)
 
 
+def test_without_dev_fuse(root_host: Host, layout: Path) -> None:
+    target = root_host.directory / "target"
+    target.mkdir()
+    hook = hooks.program(root_host.directory, "oci-py-mount")
+    script = 'mount -t tmpfs -o size=1m none /dev && "$@"; status=$?; cat /proc/self/mountinfo; exit $status'
+    argv = [hook, "mount", "--no-kernel-mount", f"{layout}:image", target]
+    failed = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *map(str, argv)], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1 and "cannot use /dev/fuse" in failed.stderr
+    assert failed.stderr.count("\n") == 1 and str(target) not in failed.stdout
+
+
 def test_require_verity_by_hand(root_host: Host, layout: Path) -> None:
     target = root_host.directory / "target"
     target.mkdir()
