@@ -7,6 +7,7 @@ unchanged.  All kinds have the same two layers, the upper of which removes and r
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,10 @@ SCRIPT = (
     "test ! -e /etc/gone && cat /etc/replaced && cat /etc/hostname && "
     "if test -e /etc/mine; then cat /etc/mine; else echo written > /etc/mine; fi; stat -c '%a %u:%g' /"
 )
+WHO = (
+    "test ! -e /etc/mine && echo $(id -u):$(id -g) && pwd && cat /etc/hostname /etc/replaced && "
+    "grep -q two /etc/hosts && echo in hosts"
+)
 ROOT = "1711 7:8\n"  # what the images say of `/`
 
 
@@ -43,10 +48,10 @@ def _base() -> tuple[images.Item, ...]:
         images.directory("bin"),
         images.program("bin/busybox", busybox),
         images.symlink("bin/sh", "busybox"),
-        *(images.symlink(f"bin/{name}", "busybox") for name in ("cat", "test", "sleep", "echo", "id", "stat")),
-        *(images.directory(name) for name in ("etc", "proc", "sys", "dev", "root", "run")),
+        *(images.symlink(f"bin/{name}", "busybox") for name in ("cat", "test", "sleep", "echo", "grep", "id", "stat")),
+        *(images.directory(name) for name in ("etc", "proc", "sys", "dev", "root", "run", "srv")),
         images.directory("tmp", mode=0o1777),
-        images.file("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
+        images.file("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/srv:/bin/sh\n"),
     )
 
 
@@ -128,9 +133,10 @@ def test_each_kind_runs(
     assert form is not None and form[1] in _forms(kind, way, user), said
     assert _run(host, "one", kind) == f"upper\none\n{ROOT}"
     assert _run(host, "one", kind) == f"upper\none\nwritten\n{ROOT}"
-    # A second container of the image starts from the image.
-    host.create("two", url, *WAYS[way])
-    assert _run(host, "two", kind) == f"upper\ntwo\n{ROOT}"
+    # A second container of the image starts from the image, whose user database is read and whose directory is entered.
+    command = shlex.join(["/bin/sh", "-c", WHO])
+    host.create("two", url, *WAYS[way], "--user", "app", "--workdir", "/srv", "--entrypoint", command)
+    assert host.execute("two") == b"1000:1001\n/srv\ntwo\nupper\nin hosts\n"
     assert host.oci("verify").stdout == b""
     for name in ("one", "two"):
         host.destroy(name)
