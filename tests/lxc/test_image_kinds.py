@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lxc_oci.rootfs import choose
+from tests.peers import build
 from tests.support import image as images
 from tests.support import need
 from tests.support.host import Host
@@ -99,8 +100,6 @@ def _puzzlefs_images(layouts: Path) -> dict[str, str]:
 
 
 def _puzzlefs() -> Path:
-    from tests.peers import build
-
     return build.find("puzzlefs") or need.missing("puzzlefs is not built (make peers)")
 
 
