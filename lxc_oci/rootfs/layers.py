@@ -7,7 +7,7 @@ Here the kinds of layers meet the store and the progress display; how each kind 
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -154,7 +154,6 @@ class Layers:
                     task.done()
                 return path
 
-            self._connect()
             paths = together(fetch, len(layers), self._cut)
             if shared is not None:
                 shared.done()
@@ -166,20 +165,11 @@ class Layers:
         layers = self._image.layers
         return [layer for layer in layers if store is None or not os.path.exists(blobs.blob_path(store, layer.digest))]
 
-    def _connect(self) -> None:
-        """Have what is behind the store before several threads need it, if anything must come from there."""
-        if self._store is not None and isinstance(self._source, CachingSource):
-            paths = (blobs.blob_path(self._store, layer.digest) for layer in self._image.layers)
-            if not all(map(os.path.exists, paths)):
-                _ = self._source.behind
-
     def _cut(self, failure: BaseException) -> None:
         """End the transfers of other threads, which may be waiting for a registry: nothing is read after a failure."""
         if isinstance(failure, _Dependent):
             return
-        with suppress(OciError):  # of a source that was not needed before
-            source = self._source.behind if isinstance(self._source, CachingSource) else self._source
-            getattr(source, "cut", lambda: None)()  # a registry's
+        getattr(self._source, "cut", lambda: None)()
 
     def _fetch(
         self, number: int, layer: Descriptor, on_bytes: Callable[[int], None], directory: str, read: bool
@@ -227,7 +217,6 @@ class Layers:
         ]
         _check_space(os.statvfs(store.path), new)
         with store.in_use(), self._damaged_forgotten(), self._tar_layers(0) as tar_layers:
-            self._connect()
             try:
                 return together(made, len(tar_layers), self._cut), ""
             except _Dependent as error:

@@ -10,6 +10,7 @@ file (squashfs, EROFS, PuzzleFS, the layers of a flat container) moves to `blobs
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Callable
 
 from lxc_oci.errors import NoSpaceError, RefusedError
@@ -35,14 +36,16 @@ class CachingSource:
         self._store = store
         self._connect = connect
         self._source: Source | None = None
+        self._connecting = threading.Lock()
         self._written: dict[Digest, _Mark] = {}  # copies that a reader of this source has read or written to their end
 
     @property
     def behind(self) -> Source:
-        """The source behind, connected."""
-        if self._source is None:
-            self._source = self._connect()
-        return self._source
+        """The source behind, connected; one for all threads."""
+        with self._connecting:
+            if self._source is None:
+                self._source = self._connect()
+            return self._source
 
     def announced(self) -> Digest | None:
         """Return the digest that the source behind says its reference has now, or None where it says nothing.
@@ -59,6 +62,10 @@ class CachingSource:
     def origin(self, descriptor: Descriptor) -> str:
         """See Source."""
         return self.behind.origin(descriptor)
+
+    def cut(self) -> None:
+        """End what other threads read from the source behind, if it can: nothing is read any more."""
+        getattr(self._source, "cut", lambda: None)()
 
     def close(self) -> None:
         """See Source."""
