@@ -62,6 +62,7 @@ _STEERING_PREFIXES = (
 _STEERING_NAMES = frozenset(
     {
         "CDPATH",
+        "APT_CONFIG",
         "CLASSPATH",
         "CURL_HOME",
         "ENV",
@@ -70,6 +71,7 @@ _STEERING_NAMES = frozenset(
         "GTK_MODULES",
         "HOSTALIASES",
         "IFS",
+        "KRB5_CONFIG",
         "LOCALDOMAIN",
         "LOCPATH",
         "LOCALE_ARCHIVE",
@@ -98,23 +100,15 @@ _STEERING_NAMES = frozenset(
         "ZDOTDIR",
     }
 )
-# Arguments, configurations, modules and commands of whatever tool: TAR_OPTIONS, APT_CONFIG, XTABLES_LIBDIR, RSYNC_RSH,
-# WGETRC.
+# Arguments, modules and commands of whatever tool: TAR_OPTIONS, RSYNC_RSH.
 _STEERING_SUFFIXES = (
-    "RC",
-    "_CONFIG",
-    "_CONF",
-    "_LIBDIR",
-    "_LIB_DIR",
     "_LOGFILE",
     "_LOG_FILE",
     "_MODULES",
-    "_MODULE_PATH",
     "_OPTIONS",
     "_OPTS",
     "_PAGER",
     "_PLUGINS",
-    "_PLUGIN_PATH",
     "_PRELOAD",
     "_RSH",
     "_SHELL",
@@ -137,10 +131,11 @@ _PATH_NAMES = frozenset(
         "XDG_STATE_HOME",
     }
 )
+_PATH_SUFFIXES = ("RC", "_LIBDIR", "_LIB_DIR")  # WGETRC, XTABLES_LIBDIR
 _WORLD = stat.S_IWGRP | stat.S_IWOTH
 _PATH_BYTES = 4095  # PATH_MAX without its NUL
 _PATHS = 64  # in one value, that are looked at
-_BETWEEN = re.compile(r"[\s:;,=|&<>()\"']+")  # what stands between the paths and other words of a value
+_BETWEEN = re.compile(r"[^\w./~-]+")  # what stands between the paths and other words of a value
 
 
 class Environment(NamedTuple):
@@ -207,13 +202,18 @@ def harmless(name: str, value: str, host: "Paths") -> bool:
         return "/" not in value
     if name in _STEERING_NAMES or name.startswith(_STEERING_PREFIXES) or name.endswith(_STEERING_SUFFIXES):
         return False
+    if name.endswith(_PATH_SUFFIXES):
+        return all(host.safe(part) for part in value.split(":"))
     # An exported shell function is run by name; bash before 2014 ran any value of this form (CVE-2014-6271).
     return not value.startswith("() ") and _names_no_file_of_strangers(value, host)
 
 
 def _names_no_file_of_strangers(value: str, host: "Paths") -> bool:
     """Tell whether no path in `value` leads to what an image brought, whatever tool reads a file by the variable."""
-    paths = ["/" + word.partition("/")[2] for word in _BETWEEN.split(value) if "/" in word]
+    words = _BETWEEN.split(value)
+    if len(value) <= _PATH_BYTES:
+        words.append(value)  # one path with anything in it, such as the name of an lxcpath
+    paths = ["/" + word.partition("/")[2] for word in words if "/" in word]
     return "../" not in f"{value}/" and len(paths) <= _PATHS and all(map(host.strange_to_images, paths))
 
 

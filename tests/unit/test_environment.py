@@ -16,13 +16,13 @@ SAFE = {"/usr/bin", "/bin", "/root", "/"}
 
 
 class Host:
-    """Paths of a host that holds nothing but images elsewhere than in SAFE and /var/lib."""
+    """Paths of a host with images in /store and in an lxcpath with a space."""
 
     def safe(self, path: str) -> bool:
         return path in SAFE
 
     def strange_to_images(self, path: str) -> bool:
-        return path in SAFE or path.startswith("/var/lib/")
+        return not path.startswith(("/store", "/lxc path"))
 
 
 def plan(
@@ -95,7 +95,8 @@ def test_no_import_from_the_host() -> None:
         ("IP_LIB_DIR", "x"),
         ("MODPROBE_OPTIONS", "-C x"),
         ("RSYNC_RSH", "id"),
-        ("WGETRC", "/root"),
+        ("WGETRC", "/x"),
+        ("LD_X_LIBDIR", "/usr/bin"),
         ("PHPRC", "x"),
         ("PHP_INI_SCAN_DIR", "x"),
         ("SSLKEYLOGFILE", "/root"),
@@ -106,6 +107,8 @@ def test_no_import_from_the_host() -> None:
         ("ANYTHING", "a=1,b=/store/x"),
         ("ANYTHING", "/usr/bin:/store"),
         ("ANYTHING", "'/store/x'"),
+        ("ANYTHING", "a/b#/store/x"),
+        ("ANYTHING", "x=/lxc path/x"),
         ("ANYTHING", "../x"),
         ("ANYTHING", "x/.."),
         ("ANYTHING", "/bin:" * 65),
@@ -128,6 +131,9 @@ def test_only_for_the_guest(name: str, value: str) -> None:
         "TZ=Europe/Berlin",
         "NGINX_VERSION=1",
         "a.b-c=d",
+        "ES_PATH_CONF=/usr/share/elasticsearch/config",
+        "GITLAB_OMNIBUS_CONFIG=external_url 'http://gitlab'",
+        "TOMCAT_NATIVE_LIBDIR=/usr/bin",
         "GOSU_VERSION=1.17",
         "ELLIPSIS=wait... what",
         "DATA=--data=/var/lib/x,/bin",
