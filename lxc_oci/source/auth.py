@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lxc_oci import jsonio
 from lxc_oci.errors import AccessError, OciError, RefusedError, UsageError
+from lxc_oci.kernel import run
 from lxc_oci.limits import Limits
 from lxc_oci.source import hostfiles
 
@@ -166,8 +167,6 @@ class Keyring:
 
     def _ask(self, helper: str, server: str) -> Credentials | None:
         """Run docker-credential-HELPER (docker-credential-helpers' protocol)."""
-        from lxc_oci.kernel import run  # few hosts have helpers, and subprocess is slow to import
-
         if not _HELPER.match(helper):
             raise UsageError(f"{helper!r:.100} is not the name of a credential helper")
         program = f"docker-credential-{helper}"
