@@ -993,6 +993,24 @@ def test_u49_a_damaged_squashfs_is_a_clean_error(tmp_path: Path) -> None:
     assert refusals
 
 
+def test_u52_a_helper_ends_with_its_reader(tmp_path: Path) -> None:
+    """What is refused half way leaves no sqfs2tar that waits for somebody to read."""
+    need.program("sqfs2tar", "squashfs-tools-ng")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/large").write_bytes(bytes(8 << 20))
+    command = [need.program("mksquashfs", "squashfs-tools"), str(tmp_path / "tree"), str(tmp_path / "image")]
+    subprocess.run([*command, "-quiet", "-no-progress"], check=True, capture_output=True)
+    os.chmod(tmp_path, 0o755)
+    tree = prepare(tmp_path / "tree")
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    before = children.read_text()
+    with Root.at(str(tree.path)) as root, Unpacker(root, LIMITS, print, overlay_whiteouts=True) as unpacker:
+        for limits in (LIMITS._replace(layer_bytes=1 << 20), LIMITS._replace(entries=1)):
+            with pytest.raises(RefusedError, match=r"limit|entries"):
+                squashfs.apply_layer(unpacker, str(tmp_path / "image"), "layer 1", limits, lambda message: None)
+            assert children.read_text() == before
+
+
 def puzzle(metadata: bytes) -> list[tuple[Entry, object]]:
     made = puzzlefs_image.Image()
     manifest = made.manifest(metadata)
