@@ -644,7 +644,7 @@ def test_the_images_environment_is_not_passed_on(root_host: Host, built: dict[st
         env=environment, check=True,
     )  # fmt: skip
     names = {line.partition("=")[0] for line in seen.read_text().splitlines()}
-    assert names <= {"PATH", "LC_ALL", "HOME", "PWD", "SHLVL", "_", "OLDPWD"}
+    assert names <= {"PATH", "LC_ALL", "HOME", "DM_DISABLE_UDEV", "PWD", "SHLVL", "_", "OLDPWD"}
     assert "/image" not in seen.read_text()
 
 

@@ -474,7 +474,7 @@ def page_example() -> list[str]:
     """The commands of the manual page's example of an update."""
     text = (launch.CHECKOUT / "man/lxc-oci-py.1").read_text()
     example = text.partition("tests/lxc/test_update.py runs these lines")[2]
-    block = example[example.index(".EX\n") + 4 : example.index(".EE\n")]
+    block = re.sub(r" \\e\n *", " ", example[example.index(".EX\n") + 4 : example.index(".EE\n")])
     return [re.sub(r"\\f[BP]", "", line).removeprefix("# ").replace("\\-", "-") for line in block.splitlines()]
 
 
