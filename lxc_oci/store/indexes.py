@@ -8,11 +8,12 @@ stranger's bytes and therefore runs as nobody.
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lxc_oci import jsonio
-from lxc_oci.errors import OciError, RefusedError
+from lxc_oci.errors import OciError, RefusedError, UnavailableError
 from lxc_oci.image.digest import Digest
 from lxc_oci.kernel import durable, run
 from lxc_oci.layer.pipeline import TarLayer
@@ -128,7 +129,10 @@ def make(store: Store, layer: TarLayer, limits: Limits, warn: Callable[[str], No
 
 
 def _index(tar: int, index: int, limits: Limits) -> str:
-    """Write the index of the tar file open as `tar`; return why that cannot be done, or ""."""
+    """Write the index of the tar file open as `tar`; return why that cannot be done, or "".
+
+    Raises UnavailableError when the program was killed, as for want of memory: that says nothing of the layer.
+    """
     program = run.find("mkfs.erofs")
     if program is None:
         return "mkfs.erofs is not installed"
@@ -146,4 +150,6 @@ def _index(tar: int, index: int, limits: Limits) -> str:
         pass_fds=(index,),
     )
     os.fchown(index, os.geteuid(), os.getegid())
+    if result.status == -signal.SIGKILL:
+        raise UnavailableError("mkfs.erofs was killed", "is the machine out of memory? then try again")
     return "" if result.status == 0 else f"mkfs.erofs: {result.message()}"
