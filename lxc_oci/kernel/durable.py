@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lxc_oci.errors import UnavailableError
-from lxc_oci.kernel import syscalls
+from lxc_oci.kernel import syscalls, threads
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FLUSH_SECONDS = 0.2  # between flushes
@@ -122,10 +122,9 @@ def flushed_ahead(path: str) -> Iterator[None]:
             except OSError as error:
                 errors.append(error)
 
-    thread = threading.Thread(target=flush, daemon=True)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        thread.start()
+        thread = threads.start(flush)
         try:
             yield
         finally:

@@ -8,6 +8,8 @@ import threading
 from hashlib import sha256
 from queue import Queue
 
+from lxc_oci.kernel import threads
+
 _WAITING = 16  # pieces that may wait to be hashed; they keep the layer's buffers in memory
 
 
@@ -41,9 +43,7 @@ class Hashing:
     def begin(self) -> LateDigest:
         """Start a file."""
         if self._thread is None:
-            # A daemon: an interrupted program does not wait for it.
-            self._thread = threading.Thread(target=_work, args=(self._queue,), daemon=True)
-            self._thread.start()
+            self._thread = threads.start(_work, self._queue)
         return LateDigest()
 
     def update(self, late: LateDigest, piece: bytes | memoryview) -> None:

@@ -15,6 +15,7 @@ from typing import Self
 
 from lxc_oci.errors import RefusedError
 from lxc_oci.image.digest import Digest
+from lxc_oci.kernel import threads
 from lxc_oci.layer.inflate import CHUNK, Reader, decompress
 from lxc_oci.layer.tarstream import TarReader
 from lxc_oci.layer.unpack import Unpacker
@@ -23,8 +24,6 @@ from lxc_oci.limits import Limits
 _CAPACITY = 8 * CHUNK  # bytes in one pipe; two pipes a layer
 _READ_AHEAD = 2  # layers that are read while another is applied
 _VERDICT_BYTES = 64 << 20  # read on after an error, to tell a damaged copy from a bad image
-
-_STACK = 1 << 20  # bytes; the default of 8 MiB would count against a limit on address space
 
 OnBytes = Callable[[int], None]
 Warn = Callable[[str], None]
@@ -174,14 +173,13 @@ class Stream:
         self._inflated = _Pipe(_CAPACITY)
         self._hashed = _Pipe(_CAPACITY)
         self._ended = False
-        # Daemons: one that waits for a server must not keep an interrupted program from ending.
-        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._inflate, self._hash)]
-        before = threading.stack_size(_STACK)
+        self._threads: list[threading.Thread] = []
         try:
-            for thread in self._threads:
-                thread.start()
-        finally:
-            threading.stack_size(before)
+            for target in (self._inflate, self._hash):
+                self._threads.append(threads.start(target))
+        except MemoryError:
+            self.abandon()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from lxc_oci.kernel import threads
+
 _THREADS = 3  # as many layers as are read at once where they are unpacked
 _END_SECONDS = 5.0  # that an interrupted program waits for them
 
@@ -52,9 +54,13 @@ def together(
     results: dict[int, _T] = {}
     answered = 0
     try:
-        for _ in range(min(_THREADS, count)):
-            # Daemons: one that waits for a server or for another process's lock must not keep the program from ending.
-            threading.Thread(target=run, daemon=True).start()
+        for number in range(min(_THREADS, count)):
+            try:
+                threads.start(run)
+            except MemoryError:
+                if number == 0:
+                    raise
+                break  # fewer will do
         while len(results) < count:
             number, answer = answers.get()
             answered += 1

@@ -103,11 +103,11 @@ def test_f04_an_error_of_the_disk_is_told_and_the_store_stays_sound(
     strace = need.program("strace")
     trace = root_host.directory / "trace"
     inject = [strace, "-f", "--seccomp-bpf", "-qq", "-o", str(trace), "-e", f"inject={call}:error=EIO:when=1"]
-    done = run(root_host, url, "--storage", storage, before=[*inject, "-e", f"trace={call}"])
+    done = run(root_host, url, "--storage", storage, "--no-kernel-mount", before=[*inject, "-e", f"trace={call}"])
     assert "INJECTED" in trace.read_text()
     assert done.returncode
     direct.check_message(done, "nput/output error")
-    done = run(root_host, url, "--storage", storage)
+    done = run(root_host, url, "--storage", storage, "--no-kernel-mount")
     assert done.returncode == 0, done.stderr
     assert root_host.oci("verify").returncode == 0
 
